@@ -1,0 +1,10 @@
+"""Settings: the schema, the tables of pluggable things, and how both are read."""
+
+from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES, load_plugins
+from backend.config.load import command_line, field_meta, field_names, load_preset, make_config, read_config_file, resolve, upgrade
+from backend.config.schema import GROUPS, SCHEMA_VERSION, TrainConfig
+
+__all__ = [
+    "EXTRACTORS", "GROUPS", "METRICS", "POLICIES", "SCHEMA_VERSION", "TrainConfig",
+    "command_line", "field_meta", "field_names", "load_plugins", "load_preset", "make_config", "read_config_file", "resolve", "upgrade",
+]

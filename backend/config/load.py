@@ -1,0 +1,160 @@
+"""From files, environment, flags and forms to a `TrainConfig`; every refusal is an `InputError` with its field."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from backend.config.schema import SCHEMA_VERSION, TrainConfig
+from backend.errors import InputError
+
+ENV_PREFIX = "CRATER_"
+RENAMED = {"clip_range": "clip_range_nats", "num_episodes": "episodes", "training_mode": "mode", "reward_metric": "metric"}
+
+
+def field_meta(name: str) -> dict[str, Any]:
+    """Label, help, group, flags, bounds and default of one field, for widgets and `--help`.
+
+    Returns:
+        Keys: `name`, `label`, `help`, `group`, `live`, `options`, `trusted`, `default`, `annotation`, `minimum`,
+        `maximum` (None where unbounded), `choices` (tuple for a Literal, else None).
+    """
+    info = TrainConfig.model_fields[name]
+    extra = info.json_schema_extra or {}
+    bounds: dict[str, Any] = {"minimum": None, "maximum": None}
+    for rule in info.metadata:
+        for key, slot in (("ge", "minimum"), ("gt", "minimum"), ("le", "maximum"), ("lt", "maximum")):
+            if getattr(rule, key, None) is not None:
+                bounds[slot] = getattr(rule, key)
+    choices = getattr(info.annotation, "__args__", None) if "Literal" in str(info.annotation) else None
+    return {"name": name, "help": info.description, "default": info.default, "annotation": info.annotation, "choices": choices, **extra, **bounds}
+
+
+def field_names(group: str | None = None) -> list[str]:
+    """Settings in the order of the schema, all or of one group."""
+    names = [n for n in TrainConfig.model_fields if n != "schema_version"]
+    return [n for n in names if group is None or field_meta(n)["group"] == group]
+
+
+def make_config(values: Mapping[str, Any]) -> TrainConfig:
+    """Validate values.
+
+    Raises:
+        InputError: the first refusal, as one line with value, bound and remedy; `field` is set where one is at fault.
+    """
+    try:
+        return TrainConfig.model_validate(dict(values))
+    except InputError:
+        raise
+    except ValidationError as error:
+        raise _first_refusal(error) from error
+
+
+def _first_refusal(error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    field = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        return InputError(f"unknown setting {field!r}: `python -m backend config` lists them all", field=field)
+    if field is None:
+        return InputError(str(cause or first["msg"]))
+    meta = field_meta(field)
+    low, high, choices = meta["minimum"], meta["maximum"], meta["choices"]
+    remedy = f"choose one of {', '.join(map(str, choices))}" if choices else f"give a value from {low} to {high}" if low is not None and high is not None else "correct it"
+    return InputError(f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; {remedy} (default {meta['default']!r})", field=field)
+
+
+def read_config_file(path: str | Path, *, trusted: bool = True) -> dict[str, Any]:
+    """Values of a JSON or YAML config file, old names and schema versions brought up to date.
+
+    Args:
+        path: the file.
+        trusted: False for an upload, which may name no file, folder, hub id or plug-in.
+
+    Raises:
+        InputError: unreadable, not a mapping, from a newer version, or an upload that names something trusted.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read ({error.strerror}): check the path") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"config file {path.name} is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"config file {path.name} holds a {type(values).__name__}, not settings by name")
+    return upgrade(values, trusted=trusted)
+
+
+def upgrade(values: Mapping[str, Any], *, trusted: bool = True) -> dict[str, Any]:
+    """Bring settings of an older schema up to date and drop what only a run's record holds.
+
+    Raises:
+        InputError: a newer schema, or (not trusted) a path, hub id or plug-in that differs from the default.
+    """
+    version = values.get("schema_version", 0)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise InputError(f"schema_version {version!r} is newer than {SCHEMA_VERSION}: update CraterLab")
+    current = {RENAMED.get(k, k): v for k, v in values.items() if k not in {"schema_version", "record"}}
+    if not trusted:
+        if {"plugin", "plugins"} & set(current):
+            raise InputError("an uploaded config may not name a plug-in: start with --plugin instead")
+        for name in current:
+            if name in TrainConfig.model_fields and field_meta(name)["trusted"] and current[name] != field_meta(name)["default"]:
+                raise InputError(f"an uploaded config may not set {name} = {current[name]!r}: name it on the command line at start", field=name)
+    return current
+
+
+def environment_values(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Settings named in the environment: `CRATER_LEARNING_RATE=1e-4` and the like."""
+    environ = os.environ if environ is None else environ
+    return {n: environ[ENV_PREFIX + n.upper()] for n in field_names() if ENV_PREFIX + n.upper() in environ}
+
+
+def resolve(flags: Mapping[str, Any] | None = None, file: str | Path | None = None, environ: Mapping[str, str] | None = None) -> TrainConfig:
+    """Defaults < file < environment < flags.
+
+    Raises:
+        InputError: see `make_config` and `read_config_file`.
+    """
+    values: dict[str, Any] = read_config_file(file) if file else {}
+    values.update(environment_values(environ))
+    values.update({k: v for k, v in (flags or {}).items() if v is not None})
+    return make_config(values)
+
+
+def command_line(config: TrainConfig) -> str:
+    """The command that trains with these settings: only what differs from the defaults is named."""
+    parts = ["python -m backend train"]
+    for name in field_names():
+        value, meta = getattr(config, name), field_meta(name)
+        if value == meta["default"] and name not in {"mode", "metric", "episodes"}:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(flag if value else "--no-" + flag[2:])
+        else:
+            text = str(value)
+            parts.append(f"{flag} {text}" if text and not set(text) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-+") else f"{flag} '" + text.replace("'", "'\\''") + "'")
+    return " ".join(parts)
+
+
+def load_preset(name: str, folder: str | Path = "assets/presets") -> dict[str, Any]:
+    """One preset: `{name, title, description, minutes, memory_gib, values}`.
+
+    Raises:
+        InputError: no such preset.
+    """
+    path = Path(folder) / f"{Path(name).name}.json"
+    if not path.is_file():
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(sorted(p.stem for p in Path(folder).glob('*.json')))}")
+    return json.loads(path.read_text(encoding="utf-8"))
