@@ -1,0 +1,1 @@
+"""Before and after on test prompts, judged by what the reward never saw."""
