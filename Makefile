@@ -1,0 +1,43 @@
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: env app test test-all lint bench bench-modes bench-learning base-model reference
+
+env: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or name yours with PYTHON=..."; exit 2; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c requirements.lock
+	touch $(STAMP)
+
+app: env
+	$(PY) app.py
+
+test: env
+	$(PY) -m pytest tests
+
+test-all: env
+	$(PY) -m pytest tests -m "slow or not slow" --timeout 5400
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: env
+	$(PY) -m tests.benchmarks.bench_speed
+	$(PY) -m tests.benchmarks.bench_rewards
+
+bench-modes: env
+	$(PY) -m tests.benchmarks.bench_modes
+
+bench-learning: env
+	$(PY) -m tests.benchmarks.bench_learning
+
+base-model: env
+	$(PY) -m backend base-model train
+
+reference: env
+	$(PY) -m backend reference build

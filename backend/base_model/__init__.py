@@ -1,0 +1,1 @@
+"""Training of the embedded model from the renderer: data, linear code, decoder, denoiser, assembly, measurement."""

@@ -1,0 +1,87 @@
+"""Training of the autoencoder's decoder on crops of rendered images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from backend.base_model.linear_code import PATCH
+from backend.base_model.progress import restore, save_progress
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+
+CROP = 9  # latents a side: one more than a 64 px crop's 8, so that most outputs see no border
+LATENT_NOISE = 0.03  # share of the latents' scale; the denoiser's latents are never perfect
+LEARNING_RATE = 2e-3
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 of values plus L1 of horizontal and vertical differences (edges), both [B, 3, h, w] in [-1, 1]."""
+    loss = F.l1_loss(output, target)
+    for axis in (2, 3):
+        loss = loss + 0.5 * F.l1_loss(output.diff(dim=axis), target.diff(dim=axis))
+    return loss
+
+
+def train_decoder(
+    model: AutoencoderTiny, images: np.ndarray, steps: int, state_file: Path, seed: int, *, batch: int = 32, log: Callable[[dict], None] = print, device: str = "cpu"
+) -> None:
+    """Train `model.decoder` in place; resumes from `state_file`.
+
+    Args:
+        model: autoencoder whose encoder is fixed.
+        images: uint8 [N, h, w, 3].
+        steps: optimiser steps in all; the learning rate falls to zero over them.
+        state_file: where progress is kept.
+        seed: of crops and noise.
+        batch: crops a step.
+        log: called with a row every 100 steps.
+        device: where to train.
+    """
+    model.to(device)
+    decoder = model.decoder
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1, pct_start=0.05)
+    start = restore(state_file, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
+    began, mean = time.time(), None
+    for step in range(start, steps):
+        rng = np.random.default_rng([seed, 1, step])
+        crops = _crops(images, batch, rng)
+        x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad():
+            latents = model.encoder(x)
+            noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
+            latents = latents + LATENT_NOISE * noise
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            output = decoder(latents)
+        loss = reconstruction_loss(output.float(), x)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        if (step + 1) % 100 == 0:
+            rmse = (output.detach().float() - x).div(2).pow(2).mean().sqrt().item()
+            log({"stage": "decoder", "step": step + 1, "loss": round(mean, 5), "batch_rmse": round(rmse, 5), "seconds": round(time.time() - began, 1)})
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            save_progress(state_file, step + 1, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
+
+
+def _crops(images: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Random crops aligned to the patch grid, mirrored at random: uint8 [batch, 72, 72, 3]."""
+    side = CROP * PATCH
+    places = (images.shape[1] - side) // PATCH + 1
+    out = np.empty((batch, side, side, 3), np.uint8)
+    for b in range(batch):
+        i, y, x = int(rng.integers(len(images))), PATCH * int(rng.integers(places)), PATCH * int(rng.integers(places))
+        crop = images[i, y : y + side, x : x + side]
+        out[b] = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return out

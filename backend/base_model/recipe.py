@@ -1,0 +1,151 @@
+"""The whole recipe of the embedded model: render, code, decoder, denoiser, assemble. Every stage resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from backend.base_model.data import load_dataset, render_dataset
+from backend.base_model.decoder import train_decoder
+from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser
+from backend.base_model.linear_code import LinearCode, build_autoencoder, fit_linear_code
+from backend.base_model.text import build_text_encoder, build_tokenizer
+from backend.errors import InputError
+from backend.reference.captions import VOCABULARY, caption
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+    from transformers import CLIPTokenizer
+
+WORK = Path(".cache/base_model")
+MODEL = Path("assets/models/crater-tiny")
+CODE_IMAGES = 2048  # enough patches (half a million) for 192 principal components
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of one training.
+
+    Attributes:
+        images: rendered training images.
+        decoder_steps: optimiser steps of 32 crops each.
+        denoiser_steps: optimiser steps of `batch` images each.
+        batch: images of a denoiser step.
+        learning_rate: of the denoiser.
+        seed: of everything.
+        device: cpu or cuda.
+    """
+
+    images: int = 12_288
+    decoder_steps: int = 4_000
+    denoiser_steps: int = 3_000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    seed: int = 1
+    device: str = "cpu"
+
+
+def cuda_recipe() -> Recipe:
+    """The same recipe at a size for a data-centre GPU."""
+    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, batch=256, device="cuda")
+
+
+class Log:
+    """Appends rows to log.jsonl and prints them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.jsonl"
+
+    def __call__(self, row: dict) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+
+
+@contextmanager
+def initialisation(seed: int) -> Iterator[None]:
+    """Weights made inside are a function of the seed; the process' own random state is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def render(recipe: Recipe, work: Path = WORK, workers: int | None = None) -> tuple[np.ndarray, list]:
+    """Render what is missing of the training set and load it: images uint8 [N, h, w, 3] and parameters."""
+    log, began = Log(work), time.time()
+    for done in render_dataset(work / "renders", recipe.images, recipe.seed, workers):
+        log({"stage": "render", "images": done, "seconds": round(time.time() - began, 1)})
+    return load_dataset(work / "renders", recipe.images)
+
+
+def linear_code(images: np.ndarray, work: Path = WORK) -> LinearCode:
+    """The patch code of the training set, fitted once and kept."""
+    path = work / "code.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
+    code = fit_linear_code(images[:CODE_IMAGES])
+    temporary = work / "code.tmp.npz"
+    np.savez(temporary, matrix=code.matrix, offset=code.offset, kept=code.kept, scaling_factor=code.scaling_factor)
+    os.replace(temporary, path)
+    return code
+
+
+def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL) -> Path:
+    """Do every stage that is not done yet and write the pipeline.
+
+    Raises:
+        InputError: the disk is full; running the same command again goes on.
+    """
+    log = Log(work)
+    images, params = render(recipe, work)
+    code = linear_code(images, work)
+    log({"stage": "code", "patch_variance_kept": round(code.kept, 5)})
+    with initialisation(recipe.seed):
+        vae = build_autoencoder(code)
+    train_decoder(vae, images, recipe.decoder_steps, work / "decoder.pt", recipe.seed, log=log, device=recipe.device)
+    tokenizer = build_tokenizer(VOCABULARY)
+    with initialisation(recipe.seed + 1):
+        denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
+    pairs = Pairs(images, np.array([p.view == "aerial" for p in params]), lambda i, rng: caption(params[i], rng))
+    ema = train_denoiser(
+        denoiser, pairs, vae.to("cpu"), tokenizer, recipe.denoiser_steps, work / "denoiser.pt", recipe.seed,
+        batch=recipe.batch, learning_rate=recipe.learning_rate, log=log, device=recipe.device,
+    )  # fmt: skip
+    return assemble(ema, vae, tokenizer, out, {**asdict(recipe), "patch_variance_kept": round(code.kept, 5)})
+
+
+def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:
+    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        vae=vae.to("cpu").eval(),
+        text_encoder=denoiser.text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=denoiser.unet.eval(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    try:
+        pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+        (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the model cannot be written to {out} ({error.strerror}): free some space and run the same command again") from error
+    return out
