@@ -1,0 +1,75 @@
+"""Prompt files: one prompt a line, UTF-8, `#` for comments."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from backend.errors import InputError
+
+# CLIP's text encoder reads 77 tokens; an English prompt of 300 characters is about 75 of them.
+MAX_CHARACTERS = 300
+MAX_PROMPTS = 10_000
+MAX_BYTES = 4 * 2**20
+
+
+def load_prompts(path: str | Path, field: str | None = None) -> list[str]:
+    """Prompts of a text file in the order in which they stand there.
+
+    Blank lines and lines that begin with `#` are skipped, white space is reduced to single blanks. A prompt that is
+    repeated is kept: it is then drawn that much more often.
+
+    Args:
+        path: the text file.
+        field: name of the `TrainConfig` field that named the file, so that the page shows the error there.
+
+    Returns:
+        P prompts, P >= 1.
+
+    Raises:
+        InputError: the file is missing, a folder, too large, not UTF-8 or empty, or a line is too long or holds
+            control characters.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"prompt file {str(path)!r} is a folder: name a text file with one prompt a line", field=field)
+    if not path.is_file():
+        raise InputError(f"prompt file {str(path)!r} does not exist: name a text file with one prompt a line, such as assets/prompts/train.txt", field=field)
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"prompt file {str(path)!r} has {path.stat().st_size} bytes, more than {MAX_BYTES}: is it a text file with one prompt a line?", field=field)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"prompt file {str(path)!r} is not UTF-8 (byte {error.start}): save it as UTF-8 text", field=field) from error
+    except OSError as error:
+        raise InputError(f"prompt file {str(path)!r} cannot be read ({error.strerror}): check its permissions", field=field) from error
+    return parse_prompts(text, str(path), field)
+
+
+def parse_prompts(text: str, source: str = "prompts", field: str | None = None) -> list[str]:
+    """Prompts in a text, with the rules of `load_prompts`.
+
+    Args:
+        text: lines.
+        source: how error messages call the text.
+        field: as in `load_prompts`.
+
+    Raises:
+        InputError: no prompt, or a line that cannot be one.
+    """
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("#") or not line.strip():
+            continue
+        control = next((c for c in line if unicodedata.category(c) == "Cc" and c != "\t"), None)
+        if control is not None:
+            raise InputError(f"{source}: line {number} holds the control character U+{ord(control):04X}: remove it", field=field)
+        prompt = " ".join(line.split())
+        if len(prompt) > MAX_CHARACTERS:
+            raise InputError(f"{source}: line {number} has {len(prompt)} characters, at most {MAX_CHARACTERS} reach the text encoder: shorten it", field=field)
+        prompts.append(prompt)
+    if not prompts:
+        raise InputError(f"{source} holds no prompt: write one prompt a line (blank lines and lines beginning with # do not count)", field=field)
+    if len(prompts) > MAX_PROMPTS:
+        raise InputError(f"{source} holds {len(prompts)} prompts, at most {MAX_PROMPTS} are read: shorten the file", field=field)
+    return prompts

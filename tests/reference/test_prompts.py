@@ -1,0 +1,57 @@
+"""Prompt files."""
+
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InputError
+from backend.reference.prompts import MAX_CHARACTERS, load_prompts, parse_prompts
+
+
+def write(folder: Path, data: bytes) -> Path:
+    path = folder / "prompts.txt"
+    path.write_bytes(data)
+    return path
+
+
+def test_lines_in_order_without_blanks_comments_and_byte_order_mark(tmp_path):
+    path = write(tmp_path, b"\xef\xbb\xbfaerial  view\tof craters\r\n\r\n  # a comment\nground view\nground view\n")
+    assert load_prompts(path) == ["aerial view of craters", "ground view", "ground view"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "no prompt"),
+        (b"\n  \n# only a comment\n", "no prompt"),
+        ("krater ä".encode("latin-1"), "not UTF-8 (byte 7)"),
+        ("two\nlines".encode("utf-16"), "not UTF-8"),
+        (b"fine\nbell \x07 here", "line 2 holds the control character U+0007"),
+        (b"fine\n" + b"x" * (MAX_CHARACTERS + 1), f"line 2 has {MAX_CHARACTERS + 1} characters"),
+        (b"x\n" * 10_001, "10001 prompts"),
+    ],
+)
+def test_what_cannot_be_prompts_is_refused_in_one_line(tmp_path, data, says):
+    with pytest.raises(InputError) as caught:
+        load_prompts(write(tmp_path, data), field="train_prompts")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.field == "train_prompts"
+
+
+def test_missing_file_folder_and_huge_file(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_prompts(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="is a folder"):
+        load_prompts(tmp_path)
+    with pytest.raises(InputError, match="is a folder"):
+        load_prompts("")
+    large = tmp_path / "large.txt"
+    with large.open("wb") as file:
+        file.truncate(5 * 2**20)
+    with pytest.raises(InputError, match="more than 4194304"):
+        load_prompts(large)
+
+
+def test_a_line_at_the_limit_passes():
+    assert parse_prompts("x" * MAX_CHARACTERS) == ["x" * MAX_CHARACTERS]
