@@ -1,0 +1,70 @@
+"""events.jsonl: what happened in a run, numbered, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from backend.runs.files import cut_half_line, read_complete_lines
+from backend.runs.tables import append_whole
+
+KINDS = ("status", "sample", "checkpoint", "alert", "change", "acknowledgement", "probe")
+
+
+def parse_events(lines: list[bytes]) -> list[dict[str, Any]]:
+    """The sound events among some lines; damaged ones are left out."""
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and isinstance(value.get("seq"), int) and isinstance(value.get("kind"), str):
+            found.append(value)
+    return found
+
+
+def read_events(path: Path, since_seq: int = 0) -> list[dict[str, Any]]:
+    """Events numbered above `since_seq`, in order."""
+    return [event for event in parse_events(read_complete_lines(path)[0]) if event["seq"] > since_seq]
+
+
+class EventLog:
+    """Appends events; the executing process is the only writer, its threads share one log.
+
+    Events whose writing fails wait and are written with the next.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pending: list[bytes] = []
+        self._lock = threading.Lock()
+        cut_half_line(path)
+        self._seq = max((event["seq"] for event in read_events(path)), default=0)
+
+    def append(self, kind: str, **content: Any) -> dict[str, Any]:
+        """Add one event and return it.
+
+        Raises:
+            OSError: the disk refuses; the event waits in `pending`.
+        """
+        with self._lock:
+            self._seq += 1
+            event = {"seq": self._seq, "time": round(time.time(), 3), "kind": kind, **content}
+            self.pending.append(json.dumps(event, ensure_ascii=False, default=str).encode() + b"\n")
+        self.flush()
+        return event
+
+    def flush(self) -> None:
+        """Write what is pending.
+
+        Raises:
+            OSError: as `append`; also where the run's folder is gone.
+        """
+        with self._lock:
+            if self.pending:
+                append_whole(self.path, b"".join(self.pending))
+                self.pending.clear()

@@ -1,0 +1,178 @@
+"""All runs in one folder: create, find, list, delete, pack."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.runs.files import atomic_write, read_json, write_json
+from backend.runs.run import FOLDERS, Run
+from backend.runs.status import LIVE, Liveness, fresh_status, read_status
+
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+PRIVATE = ("control", "attempts", "owner.json")  # stays out of downloads
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of the table of runs; `state` is the effective one."""
+
+    id: str
+    state: str
+    mode: str = ""
+    metric: str = ""
+    episode: int = 0
+    total: int = 0
+    score: float | None = None
+    best_score: float | None = None
+    base_level: float | None = None
+    gap_closed: float | None = None
+    note: str = ""
+    created: float = 0.0
+    attempt: int = 0
+    error: str = ""
+    host: str = ""
+    damaged: str = ""
+
+
+class RunStore:
+    """The folder of runs. Keep one per process: it remembers heartbeats of runs on other machines.
+
+    Args:
+        root: the folder; by default the environment's RUNS_DIR, else `runs`.
+    """
+
+    def __init__(self, root: str | Path | None = None, liveness: Liveness | None = None) -> None:
+        self.root = Path(root or os.environ.get("RUNS_DIR") or "runs").absolute()
+        self.liveness = liveness or Liveness()
+
+    def create(self, config: TrainConfig, record: dict[str, Any] | None = None) -> Run:
+        """Make a run's folder in state `queued`, owned by this process.
+
+        Raises:
+            InputError: the folder of runs cannot be written.
+        """
+        base = re.sub(r"[^A-Za-z0-9_-]", "-", f"crater_{time.strftime('%Y%m%d%H%M%S')}_{config.mode}_{config.metric}")[:70]
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            run = Run(self._new_folder(base))
+            for folder in FOLDERS:
+                (run.path / folder).mkdir()
+            write_json(run.status_path, fresh_status(state="queued", total=config.episodes).to_dict())
+            atomic_write(run.config_path, json.dumps({**config.model_dump(), "record": {"created": round(time.time(), 3), **(record or {})}}, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"runs folder {self.root} cannot be written ({error.strerror}): free space or set RUNS_DIR to another folder") from error
+        return run
+
+    def _new_folder(self, base: str) -> Path:
+        for suffix in ["", *(f"_{n}" for n in range(2, 100_000))]:
+            path = self.root / f"{base}{suffix}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+        raise FileExistsError(17, "too many runs in one second", base)
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id.
+
+        Raises:
+            InputError: the id has other characters than letters, digits, `_` and `-`, or no such run exists.
+        """
+        if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+            raise InputError(f"run id {str(run_id)[:100]!r} is not allowed: 1 to 80 letters, digits, _ and -")
+        path = self.root / run_id
+        if path.is_symlink() or not (path / "config.json").is_file():
+            raise InputError(f"unknown run {run_id!r}: `python -m backend runs list` shows those in {self.root}")
+        return Run(path)
+
+    def runs(self) -> list[Run]:
+        """All runs, newest first; folders without a config.json are none."""
+        if not self.root.is_dir():
+            return []
+        found = [p for p in self.root.iterdir() if RUN_ID.fullmatch(p.name) and not p.is_symlink() and (p / "config.json").is_file()]
+        return [Run(p) for p in sorted(found, key=self._created, reverse=True)]
+
+    @staticmethod
+    def _created(path: Path) -> tuple[float, str]:
+        created = ((read_json(path / "config.json") or {}).get("record") or {}).get("created", 0.0)
+        return (float(created) if isinstance(created, int | float) else 0.0, path.name)
+
+    def effective_state(self, run: Run) -> str:
+        """The stored state, or `interrupted` where the writer of a live state is dead or silent."""
+        return self.liveness.effective_state(str(run.path), run.status())
+
+    def list(self) -> list[RunSummary]:
+        """One summary for each run, newest first; a damaged run says so and hides no other."""
+        return [self.summary(run) for run in self.runs()]
+
+    def summary(self, run: Run) -> RunSummary:
+        """One line about a run."""
+        config = read_json(run.config_path)
+        status = read_status(run.status_path)
+        state = self.liveness.effective_state(str(run.path), status)
+        if config is None:
+            return RunSummary(run.id, state, damaged="config.json is damaged")
+        created = (config.get("record") or {}).get("created", 0.0)
+        return RunSummary(
+            run.id, state, str(config.get("mode", "")), str(config.get("metric", "")), status.episode, status.total or int(config.get("episodes") or 0),
+            status.score, status.best_score, status.base_level, _gap_closed(run), str(config.get("note", "")), created, status.attempt,
+            status.error, status.host,
+        )  # fmt: skip
+
+    def newest(self, live: bool = False) -> Run | None:
+        """The newest run, or the newest that is live."""
+        return next((run for run in self.runs() if not live or self.effective_state(run) in LIVE), None)
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run's folder.
+
+        Raises:
+            InputError: the run is live, unknown, or cannot be removed.
+        """
+        run = self.get(run_id)
+        state = self.effective_state(run)
+        if state in LIVE:
+            raise InputError(f"run {run_id} is {state}: stop it before deleting it")
+        grave = self.root / f".deleted-{uuid.uuid4().hex}"
+        try:
+            run.path.rename(grave)
+            shutil.rmtree(grave)
+        except OSError as error:
+            raise InputError(f"run {run_id} cannot be deleted ({error.strerror})") from error
+
+    def zip(self, run_id: str, folder: str | Path | None = None, checkpoints: bool = True) -> Path:
+        """Pack a run for download; control requests, ownership, temporary files and symbolic links stay out.
+
+        Returns:
+            Path of `<id>.zip` in `folder` (a new temporary one by default).
+        """
+        run = self.get(run_id)
+        target = Path(folder or tempfile.mkdtemp(prefix="craterlab-")) / f"{run.id}.zip"
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for path in sorted(run.path.rglob("*")):
+                inside = path.relative_to(run.path)
+                hidden = any(part.startswith(".") for part in inside.parts) or inside.parts[0] in PRIVATE
+                if hidden or path.is_symlink() or not path.is_file() or (inside.parts[0] == "checkpoints" and not checkpoints):
+                    continue
+                archive.write(path, Path(run.id) / inside)
+        return target
+
+
+def _gap_closed(run: Run) -> float | None:
+    value = (run.evaluation() or {}).get("gap_closed")
+    if isinstance(value, dict):
+        value = value.get("mean", value.get("value"))
+    return float(value) if isinstance(value, int | float) else None

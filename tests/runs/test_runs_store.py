@@ -1,0 +1,156 @@
+"""Creating, finding, listing, deleting and packing runs; ids, links and damaged folders."""
+
+import json
+import os
+import zipfile
+
+import pytest
+
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.runs import RunStore, is_owner, new_owner, set_owner
+from backend.runs.status import StatusWriter, fresh_status
+from backend.runs.tables import TableWriter
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "runs")
+
+
+def finish(run, state="completed", **fields):
+    writer = StatusWriter(run.status_path, fresh_status(state="running", **fields))
+    writer.update(state=state)
+
+
+def test_a_new_run_has_its_folders_settings_and_state(store):
+    run = store.create(TrainConfig(episodes=7, mode="DIVERSITY_POLICY"), {"git": "abc"})
+    assert {p.name for p in run.path.iterdir()} == {"attempts", "checkpoints", "config.json", "control", "images", "logs", "plots", "status.json"}
+    assert run.config == TrainConfig(episodes=7, mode="DIVERSITY_POLICY") and run.record["git"] == "abc"
+    assert run.id.startswith("crater_2") and run.id.endswith("_DIVERSITY_POLICY_MMD")
+    assert (run.status().state, run.status().total, store.effective_state(run)) == ("queued", 7, "queued")
+
+
+def test_twenty_runs_in_one_second_have_twenty_names(store):
+    assert len({store.create(TrainConfig()).id for _ in range(20)}) == 20
+    assert len(store.list()) == 20
+
+
+def test_the_folder_comes_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "elsewhere"))
+    run = RunStore().create(TrainConfig())
+    assert run.path.parent == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("bad", ["../x", "a/b", "/etc", "", "a" * 81, "a b", "..", "x\n", "é", None, 7, "<img src=x onerror=alert(1)>"])
+def test_ids_that_could_leave_the_folder_are_refused(store, bad):
+    with pytest.raises(InputError, match="not allowed"):
+        store.get(bad)
+
+
+def test_a_link_is_no_run(store, tmp_path):
+    run = store.create(TrainConfig())
+    os.symlink(run.path, store.root / "link")
+    with pytest.raises(InputError, match="unknown run"):
+        store.get("link")
+    assert [s.id for s in store.list()] == [run.id]
+
+
+def test_a_damaged_run_hides_no_other(store):
+    good, bad, no_status, empty = (store.create(TrainConfig()) for _ in range(4))
+    bad.config_path.write_text("{half")
+    no_status.status_path.unlink()
+    empty.config_path.unlink()
+    summaries = {s.id: s for s in store.list()}
+    assert set(summaries) == {good.id, bad.id, no_status.id}
+    assert summaries[bad.id].damaged and not summaries[good.id].damaged
+    assert summaries[no_status.id].state == "interrupted"
+    with pytest.raises(InputError, match=r"config\.json"):
+        bad.config.mode  # noqa: B018
+
+
+def test_a_summary_tells_score_and_gap(store):
+    run = store.create(TrainConfig(note="<i>mine</i>", episodes=9))
+    finish(run, episode=9, total=9, score=0.25, best_score=0.5, base_level=0.125)
+    run.evaluation_path.write_text(json.dumps({"gap_closed": {"mean": 0.5, "low": 0.1}}))
+    found = store.list()[0]
+    assert (found.state, found.episode, found.score, found.best_score, found.gap_closed, found.note) == ("completed", 9, 0.25, 0.5, 0.5, "<i>mine</i>")
+
+
+def test_a_live_run_is_not_deleted_and_a_finished_one_is(store):
+    run = store.create(TrainConfig())
+    with pytest.raises(InputError, match="queued: stop it"):
+        store.delete(run.id)
+    finish(run)
+    store.delete(run.id)
+    assert list(store.root.iterdir()) == []
+
+
+def test_deleting_follows_no_link(store, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("x")
+    run = store.create(TrainConfig())
+    finish(run)
+    os.symlink(tmp_path / "precious", run.images_dir / "out")
+    store.delete(run.id)
+    assert (tmp_path / "precious" / "file").read_text() == "x"
+
+
+def test_a_zip_holds_the_run_and_nothing_private(store, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "s.txt").write_text("secret")
+    run = store.create(TrainConfig())
+    set_owner(run, "token-of-mine")
+    run.request("stop")
+    TableWriter(run.table_path("policy_updates"), ["episode"]).append([{"episode": 0}])
+    os.symlink(tmp_path / "secret" / "s.txt", run.logs_dir / "leak.txt")
+    os.symlink(tmp_path / "secret", run.images_dir / "leak")
+    (run.checkpoints_dir / "episode_000010").mkdir()
+    (run.checkpoints_dir / "episode_000010" / "w").write_text("w")
+    with zipfile.ZipFile(store.zip(run.id, tmp_path)) as archive:
+        names = {n.removeprefix(run.id + "/") for n in archive.namelist()}
+    assert names == {"config.json", "status.json", "logs/policy_updates.csv", "checkpoints/episode_000010/w"}
+    with zipfile.ZipFile(store.zip(run.id, tmp_path, checkpoints=False)) as archive:
+        assert not any("checkpoints" in n for n in archive.namelist())
+
+
+def test_only_the_tokens_hash_is_on_disk(store):
+    run, token = store.create(TrainConfig()), new_owner()
+    assert not is_owner(run, token)
+    set_owner(run, token)
+    assert is_owner(run, token) and not is_owner(run, token + "x") and not is_owner(run, None) and not is_owner(run, "")
+    assert token not in run.owner_path.read_text()
+
+
+def test_readers_start_again_when_the_attempt_changes(store):
+    run = store.create(TrainConfig())
+    TableWriter(run.table_path("policy_updates"), ["episode", "batch_score"]).append([{"episode": e, "batch_score": 0.5} for e in range(3)])
+    StatusWriter(run.status_path, fresh_status(state="running", attempt=1)).update()
+    rows, offset, attempt = run.read_rows("policy_updates")
+    assert len(rows) == 3 and attempt == 1
+    assert run.read_rows("policy_updates.csv", offset) == ([], offset, 1)
+    StatusWriter(run.status_path, fresh_status(state="running", attempt=2)).update()
+    assert run.read_columns("policy_updates", offset, ["episode"]) == ({"episode": []}, offset, 2)
+    with pytest.raises(InputError, match="unknown table"):
+        run.read_rows("../../etc/passwd")
+
+
+def test_pictures_and_checkpoints_are_found_by_episode(store):
+    run = store.create(TrainConfig())
+    for name in ("episode_000010.png", "episode_000002.png", "denoising_000002.png", "episode_x.png", "other.png"):
+        (run.images_dir / name).write_bytes(b"")
+    (run.images_dir / "episode_000002.json").write_text('{"score": 1}')
+    for name in ("episode_000020", "episode_000005", ".tmp-1", "episode_"):
+        (run.checkpoints_dir / name).mkdir()
+    (run.checkpoints_dir / "best.json").write_text('{"checkpoint": "episode_000005"}')
+    assert [(s.episode, s.read()) for s in run.images()] == [(2, {"score": 1}), (10, {})]
+    assert [s.episode for s in run.denoising()] == [2]
+    assert [(c.episode, c.best) for c in run.checkpoints()] == [(5, True), (20, False)]
+
+
+def test_the_log_tail_is_the_end_of_the_log(store):
+    run = store.create(TrainConfig())
+    assert run.log_tail() == ""
+    run.log_path.write_text("\n".join(f"line {i}" for i in range(5000)))
+    assert run.log_tail(2) == "line 4998\nline 4999"
+    assert len(run.log_tail(50).splitlines()) == 50
