@@ -1,0 +1,1 @@
+"""Reference pictures: the crater renderer, its captions, and the reference set."""
