@@ -1,0 +1,1 @@
+"""Set rewards with credit for each image: metrics, bonuses, and how they are put together."""

@@ -1,0 +1,279 @@
+"""The reward of one group: metrics and bonuses, each normalised before it is weighted, and nothing ever NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backend.config.catalogue import METRICS
+from backend.config.schema import TrainConfig
+from backend.errors import InputError
+from backend.features.base import check_images
+from backend.rewards.attributes_model import load_attribute_model
+from backend.rewards.base import MetricResult, RewardBatch
+from backend.rewards.bonuses import RECENT, entropy_bonus, quality_bonus, sequential_bonus, spatial_bonus
+from backend.rewards.kernels import median_distance
+from backend.rewards.normalise import RunningNormaliser
+from backend.rewards.spaces import Part, Space, parse_ensemble
+
+BONUSES = ("sequential", "spatial", "entropy", "quality")
+WEIGHTS = ("diversity", *BONUSES, "adherence")
+DAMAGED = "the image has values that are not finite: it gets the group's lowest reward"
+
+
+@dataclass
+class RewardResult:
+    """The reward of one group of B images.
+
+    Attributes:
+        score: raw score of the set, higher is better: what a reward curve shows. For an ensemble the weighted mean of the
+            parts' scores, each on the scale on which the reference is 0 and one reference image repeated is -1.
+        total: [B] float32, weighted sum of the normalised components: what the advantage is made of.
+        components: normalised value of each image by component; `diversity` is the weighted sum of the metrics.
+        raw_components: the same in raw units; a single metric's credit under `diversity`.
+        explanations: one dictionary per image; see `MetricResult`.
+        features: [B, D] standardised, of the first metric's extractor; zeros for an image that is not finite.
+        scores: raw score of each metric by name.
+    """
+
+    score: float
+    total: Tensor
+    components: dict[str, Tensor]
+    raw_components: dict[str, Tensor]
+    explanations: list[dict[str, Any]]
+    features: Tensor
+    scores: dict[str, float]
+
+
+class RewardFunction:
+    """Scores groups of images and gives each image its share.
+
+    Args:
+        config: the run's settings.
+        reference_images: [M, 3, h, w] float in [0, 1], M >= 2.
+        reference_captions: M captions, or none.
+        device: where the extractors run; all other arithmetic is float64 on the CPU.
+        base_images: [*, 3, h, w] of the untrained model, which fill the queue so that FID and MI have a pool at once.
+
+    Raises:
+        InputError: a reference that cannot be used, weights that cannot be found, or settings that contradict each other.
+    """
+
+    def __init__(
+        self, config: TrainConfig, reference_images: Tensor, reference_captions: list[str] | None = None, device: str | torch.device = "cpu", base_images: Tensor | None = None
+    ) -> None:
+        self.config = config
+        if not torch.isfinite(check_images(reference_images)).all():
+            raise InputError("the reference images have values that are not finite: import them again", field="reference")
+        self.attribute_model = load_attribute_model()
+        self.parts = parse_ensemble(config.ensemble, config.extractor) or [Part(config.metric, config.extractor, 1.0)]
+        captions = list(reference_captions or [])
+        names = dict.fromkeys(part.extractor for part in self.parts)
+        self.spaces = {name: Space(name, config, reference_images, captions, self.attribute_model, device) for name in names}
+        self.metrics = [METRICS.get(p.metric).load()(config, self.spaces[p.extractor].context) for p in self.parts]
+        self.primary = self.spaces[self.parts[0].extractor]
+        self.bandwidth = median_distance(self.primary.context.reference)
+        self.weights = {name: float(getattr(config, f"{name}_weight")) for name in WEIGHTS}
+        self.set_weight("adherence", self.weights["adherence"])
+        self.normalisers = {key: RunningNormaliser(config.normalise_floor) for key in [p.key for p in self.parts] + list(WEIGHTS[1:])}
+        self.anchors = self._anchors(reference_images, captions) if len(self.parts) > 1 else []
+        if base_images is not None and len(base_images):
+            self.prefill(base_images)
+
+    def set_weight(self, name: str, value: float) -> None:
+        """Change a weight while a run is training; `name` as in `WEIGHTS`, or with `_weight` behind it.
+
+        Raises:
+            InputError: no such weight, one below zero, or prompt relevance without the regressors it needs.
+        """
+        key = name.removesuffix("_weight")
+        if key not in self.weights or not 0 <= value < float("inf"):
+            raise InputError(f"weight {name} = {value}: names are {', '.join(WEIGHTS)}, values 0 or more", field=name)
+        if key == "adherence" and value > 0 and self.attribute_model is None:
+            raise InputError(f"adherence_weight = {value} needs the attribute regressors: build them with `python -m backend base-model attributes`", field="adherence_weight")
+        self.weights[key] = float(value)
+
+    def prefill(self, images: Tensor) -> None:
+        """Put images [*, 3, h, w] into the queues without scoring them; those that are not finite are left out."""
+        batches, _ = self._batches(images, [""] * len(images), torch.zeros(len(images), dtype=torch.long))
+        for name, space in self.spaces.items():
+            space.context.queue.push(batches[name].features)
+
+    def score_set(self, images: Tensor, captions: list[str]) -> float:
+        """Raw score of a set, to compare with the scores of groups of the same size; nothing is remembered.
+
+        Args:
+            images: [N, 3, h, w] in [0, 1]
+            captions: N prompts
+        """
+        batches, _ = self._batches(images, captions, torch.zeros(len(images), dtype=torch.long))
+        return self._score([m.evaluate(batches[p.extractor]) for p, m in zip(self.parts, self.metrics, strict=True)])
+
+    def __call__(self, images: Tensor, captions: list[str], prompt_index: Tensor) -> RewardResult:
+        """Score one group, then remember it.
+
+        Args:
+            images: [B, 3, h, w] float in [0, 1]
+            captions: B prompts
+            prompt_index: [B] long
+
+        Raises:
+            InputError: no image, or lengths that differ.
+        """
+        index = torch.as_tensor(prompt_index, dtype=torch.long)
+        batches, keep = self._batches(images, captions, index)
+        results = [m.evaluate(batches[p.extractor]) for p, m in zip(self.parts, self.metrics, strict=True)]
+        broadcast = self.config.reward_mode == "batch" or self.config.advantage == "broadcast"
+        values = {p.key: torch.full_like(r.credit, r.score) if broadcast else r.credit * r.set_size for p, r in zip(self.parts, results, strict=True)}
+        values |= self._bonuses(batches[self.parts[0].extractor])
+        normalised = {key: self.normalisers[key].apply(value) for key, value in values.items()}
+        credits = [values[p.key] if broadcast else r.credit for p, r in zip(self.parts, results, strict=True)]
+        result = self._assemble(results, credits, values, normalised, keep)
+        result.features[keep] = batches[self.parts[0].extractor].features.float()
+        self._remember(batches, values)
+        return result
+
+    def _batches(self, images: Tensor, captions: list[str], index: Tensor) -> tuple[dict[str, RewardBatch], Tensor]:
+        """One batch per extractor of the images that are finite [b <= B], and which those are [B] bool."""
+        check_images(images)
+        if not len(images) == len(captions) == len(index):
+            raise InputError(f"{len(images)} images, {len(captions)} captions and {len(index)} prompt indices: one of each per image")
+        if len(images) == 0:
+            raise InputError("a group without images has no reward: raise prompts_per_group or images_per_prompt", field="prompts_per_group")
+        images = images.detach().float().cpu()
+        keep = torch.isfinite(images).flatten(1).all(1)
+        clean = torch.where(keep[:, None, None, None], images, 0.5)
+        raw = {name: space.raw(clean) for name, space in self.spaces.items()}
+        for features in raw.values():
+            keep = keep & torch.isfinite(features).all(1)
+        kept = [c for c, ok in zip(captions, keep.tolist(), strict=True) if ok]
+        attributes = self._attributes(images[keep], {name: features[keep] for name, features in raw.items()})
+        batches = {}
+        for name, space in self.spaces.items():
+            batches[name] = RewardBatch(space.standardiser.transform(raw[name][keep]), images[keep], kept, index[keep], attributes)
+        return batches, keep
+
+    def _attributes(self, images: Tensor, raw: dict[str, Tensor]) -> Tensor | None:
+        """Measured attributes [b, A] where the regressors are there; features that were computed anyway are used again."""
+        model = self.attribute_model
+        if model is None or len(images) == 0:
+            return None
+        return model.from_features(raw[model.extractor]) if model.extractor in raw else model.predict(images)
+
+    def _bonuses(self, batch: RewardBatch) -> dict[str, Tensor]:
+        """Raw bonuses [b] by name; none where they are off."""
+        out = {}
+        if len(batch) == 0:
+            return out
+        if self.config.use_bonuses:
+            context = self.primary.context
+            out["sequential"] = sequential_bonus(batch.features, context.queue.recent(RECENT), self.bandwidth)
+            out["spatial"] = spatial_bonus(batch.images)
+            out["entropy"] = entropy_bonus(batch.images)
+            out["quality"] = quality_bonus(batch.features, context.reference, self.config.knn_k)
+        if self.attribute_model is not None:
+            said = self.attribute_model.adherence(batch.attributes, batch.captions)
+            known = ~torch.isnan(said)
+            # A prompt that says nothing measurable is obeyed neither well nor badly: it takes the others' mean.
+            out["adherence"] = torch.where(known, said, said[known].mean() if known.any() else 0.0)
+        return out
+
+    def _assemble(self, results: list[MetricResult], credits: list[Tensor], values: dict[str, Tensor], normalised: dict[str, Tensor], keep: Tensor) -> RewardResult:
+        """Weighted sums over the finite images, spread over the group."""
+        total_weight = sum(p.weight for p in self.parts)
+        shares = [p.weight / total_weight for p in self.parts]
+        diversity = sum(w * normalised[p.key] for w, p in zip(shares, self.parts, strict=True))
+        raw = {"diversity": sum(w * c for w, c in zip(shares, credits, strict=True))}
+        components = {"diversity": diversity}
+        if len(self.parts) > 1:
+            raw |= {p.key: c for p, c in zip(self.parts, credits, strict=True)}
+            components |= {p.key: normalised[p.key] for p in self.parts}
+        raw |= {k: v for k, v in values.items() if k in WEIGHTS}
+        components |= {k: v for k, v in normalised.items() if k in WEIGHTS}
+        total = sum(self.weights[k] * v for k, v in components.items() if k in WEIGHTS)
+        spread = {k: _spread(v, keep) for k, v in components.items()}
+        explanations = self._explanations(results, keep)
+        features = torch.zeros(len(keep), self.primary.extractor.dimension)
+        scores = {p.key if len(self.parts) > 1 else p.metric: r.score for p, r in zip(self.parts, results, strict=True)}
+        return RewardResult(self._score(results), _spread(total, keep), spread, {k: _spread(v, keep) for k, v in raw.items()}, explanations, features, scores)
+
+    def _explanations(self, results: list[MetricResult], keep: Tensor) -> list[dict[str, Any]]:
+        """The first metric's explanations; companions in the group are indices into the whole group again."""
+        positions = keep.nonzero().flatten().tolist()
+        blank = {"attraction": 0.0, "repulsion": 0.0, "companion": -1, "companion_kind": "group", "note": DAMAGED}
+        out = [dict(blank) for _ in range(len(keep))]
+        for position, found in zip(positions, results[0].explanations, strict=True):
+            out[position] = dict(found)
+            if found["companion_kind"] == "group" and found["companion"] >= 0:
+                out[position]["companion"] = positions[found["companion"]]
+        return out
+
+    def _score(self, results: list[MetricResult]) -> float:
+        """The raw score; for an ensemble, on the anchored scale."""
+        if len(results) == 1:
+            return results[0].score
+        weighted = [p.weight * (r.score - top) / span for p, r, (top, span) in zip(self.parts, results, self.anchors, strict=True)]
+        return sum(weighted) / sum(p.weight for p in self.parts)
+
+    def _anchors(self, images: Tensor, captions: list[str]) -> list[tuple[float, float]]:
+        """For each metric: the score of reference images, and its distance from that of one of them repeated."""
+        count = min(len(images), max(self.config.group_size, 4))
+        words = (captions or [""] * len(images))[:count]
+        out = []
+        whole, _ = self._batches(images[:count], words, torch.zeros(count, dtype=torch.long))
+        single, _ = self._batches(images[:1].expand(count, -1, -1, -1), words[:1] * count, torch.zeros(count, dtype=torch.long))
+        for part, metric in zip(self.parts, self.metrics, strict=True):
+            top, bottom = (metric.evaluate(batch[part.extractor]).score for batch in (whole, single))
+            # A metric of single images may not tell the two apart: its own unit is kept then.
+            out.append((top, abs(top - bottom) if abs(top - bottom) > 1e-6 else 1.0))
+        return out
+
+    def _remember(self, batches: dict[str, RewardBatch], values: dict[str, Tensor]) -> None:
+        """Queues, archives and normalisers take the group in."""
+        for part, metric in zip(self.parts, self.metrics, strict=True):
+            metric.observe(batches[part.extractor])
+        for name, space in self.spaces.items():
+            space.context.queue.push(batches[name].features)
+        for key, value in values.items():
+            self.normalisers[key].update(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Queues, archives, normalisers and weights: tensors and numbers under flat keys."""
+        state: dict[str, Any] = {f"weight.{k}": v for k, v in self.weights.items()}
+        for prefix, owner in self._owners():
+            state |= {f"{prefix}.{k}": v for k, v in owner.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, so that the next group is scored bit for bit alike.
+
+        Raises:
+            InputError: it was saved with other metrics or extractors.
+        """
+        for prefix, owner in self._owners():
+            own = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(f"{prefix}.")}
+            lacking = set(owner.state_dict()) - set(own)
+            if lacking:
+                raise InputError(f"the checkpoint's reward state has no {prefix}.{min(lacking)}: resume with the same metrics and extractors")
+            owner.load_state_dict(own)
+        for name in WEIGHTS:
+            if f"weight.{name}" in state:
+                self.set_weight(name, float(state[f"weight.{name}"]))
+
+    def _owners(self) -> list[tuple[str, Any]]:
+        """Everything with a state, under the prefix of its keys."""
+        queues = [(f"queue.{name}", space.context.queue) for name, space in self.spaces.items()]
+        metrics = [(f"metric.{p.key}", m) for p, m in zip(self.parts, self.metrics, strict=True)]
+        return queues + metrics + [(f"normaliser.{k}", n) for k, n in self.normalisers.items()]
+
+
+def _spread(values: Tensor, keep: Tensor) -> Tensor:
+    """Values of the finite images [b] over the whole group [B] float32; the others get the lowest of them."""
+    out = torch.zeros(len(keep), dtype=torch.float32)
+    if keep.any():
+        out[keep] = values.float()
+        out[~keep] = float(values.min())
+    return out

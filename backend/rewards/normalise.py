@@ -1,0 +1,59 @@
+"""Running mean and standard deviation of one reward component."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A group's share of the running moments once they are warm: a memory of about 20 groups, long against the noise of one
+# group and short against a run.
+MOMENTUM = 0.05
+
+
+class RunningNormaliser:
+    """Puts a component on a common scale before it is weighted, or the one with the largest numbers would rule.
+
+    The moments are those of *earlier* groups, so the mean that is subtracted is a baseline that the present group has no
+    part in and adds no bias to its gradient. Only the first group is measured by its own.
+
+    Args:
+        floor: smallest standard deviation that is divided by.
+    """
+
+    def __init__(self, floor: float) -> None:
+        self.floor = floor
+        self.mean = 0.0
+        self.square = 0.0
+        self.groups = 0
+
+    @property
+    def std(self) -> float:
+        """Running standard deviation, not less than the floor."""
+        return max((max(self.square - self.mean**2, 0.0)) ** 0.5, self.floor)
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Normalised values [B]; nothing is remembered."""
+        if self.groups == 0:
+            std = max(float(values.std(correction=0)), self.floor)
+            return (values - values.mean()) / std
+        return (values - self.mean) / self.std
+
+    def update(self, values: Tensor) -> None:
+        """Take a group [B] into the moments; a plain average over the first groups, an exponential one after."""
+        if len(values) == 0:
+            return
+        self.groups += 1
+        share = max(1 / self.groups, MOMENTUM)
+        self.mean += share * (float(values.mean()) - self.mean)
+        self.square += share * (float((values**2).mean()) - self.square)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its moments."""
+        return {"moments": torch.tensor([self.mean, self.square], dtype=torch.float64), "groups": self.groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over saved moments."""
+        self.mean, self.square = (float(v) for v in state["moments"])
+        self.groups = int(state["groups"])

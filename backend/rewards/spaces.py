@@ -1,0 +1,99 @@
+"""One feature space per extractor: network, standardisation, reference features and queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backend.config.catalogue import EXTRACTORS, METRICS
+from backend.config.schema import TrainConfig
+from backend.errors import InputError
+from backend.features.base import Extractor
+from backend.features.load import Standardiser, load_extractor
+from backend.rewards.attributes_model import AttributeModel
+from backend.rewards.base import MetricContext
+from backend.rewards.queue import FeatureQueue
+
+
+@dataclass(frozen=True)
+class Part:
+    """One metric of an ensemble.
+
+    Attributes:
+        metric: its name.
+        extractor: the network it looks through.
+        weight: of its normalised credit.
+    """
+
+    metric: str
+    extractor: str
+    weight: float
+
+    @property
+    def key(self) -> str:
+        """Name in logs: METRIC or METRIC@extractor."""
+        return f"{self.metric}@{self.extractor}"
+
+
+def parse_ensemble(text: str, extractor: str) -> list[Part]:
+    """Parts of `'MMD=1, COVERAGE=0.5, LPIPS@efficientnet_lite0=0.2'`.
+
+    Args:
+        text: TrainConfig's `ensemble`.
+        extractor: for those that name none.
+
+    Raises:
+        InputError: not of that form, an unknown name, a weight below zero, all weights zero, or the same part twice.
+    """
+    parts = []
+    for piece in filter(None, (p.strip() for p in text.split(","))):
+        name, equals, number = piece.partition("=")
+        metric, _, network = name.strip().partition("@")
+        try:
+            weight = float(number) if equals else float("nan")
+        except ValueError:
+            weight = float("nan")
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"ensemble part {piece!r}: write METRIC=weight or METRIC@extractor=weight with a weight of 0 or more", field="ensemble")
+        part = Part(METRICS.get(metric.strip()).name, EXTRACTORS.get(network.strip() or extractor).name, weight)
+        if any(part.key == other.key for other in parts):
+            raise InputError(f"ensemble names {part.key} twice: add their weights", field="ensemble")
+        parts.append(part)
+    if parts and not any(p.weight > 0 for p in parts):
+        raise InputError("every weight of the ensemble is 0: give one of them more", field="ensemble")
+    return parts
+
+
+class Space:
+    """Features of one extractor, standardised by the reference set.
+
+    Args:
+        name: extractor.
+        config: the run's settings.
+        reference_images: [M, 3, h, w] in [0, 1].
+        reference_captions: M captions, or none.
+        attribute_model: handed on to the metrics.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self, name: str, config: TrainConfig, reference_images: Tensor, reference_captions: list[str], attribute_model: AttributeModel | None, device: str | torch.device
+    ) -> None:
+        self.extractor: Extractor = load_extractor(name, device)
+        raw = self.raw(reference_images)
+        self.standardiser = Standardiser.fit(raw)
+        queue = FeatureQueue(config.queue_size, self.extractor.dimension)
+        self.context = MetricContext(
+            reference=self.standardiser.transform(raw),
+            reference_images=reference_images,
+            queue=queue,
+            attribute_model=attribute_model,
+            extractor=self.extractor,
+            reference_captions=reference_captions,
+        )
+
+    def raw(self, images: Tensor) -> Tensor:
+        """[N, 3, h, w] -> [N, D] float32 on the CPU, not standardised."""
+        return self.extractor(images).cpu()
