@@ -54,7 +54,7 @@ def profile(r: Array, p: CraterParameters, diameter: float, depth: float, rim: f
     power = 1.7 + 1.3 * min(p.infill, 0.6)
     inner = -depth + rim + depth * np.minimum(r, 1.6) ** power
     outer = rim * np.maximum(r, 0.75) ** -3.0
-    rounding = diameter * (0.006 + 0.05 * (1.0 - p.freshness) ** 1.5)
+    rounding = diameter * (0.006 + (0.025 if p.kind == "ghost" else 0.05) * (1.0 - p.freshness) ** 1.5)
     return smooth_min(inner, outer, rounding)
 
 

@@ -159,14 +159,14 @@ def sample_parameters(rng: np.random.Generator, **fixed: Any) -> CraterParameter
     is_complex = kind in COMPLEX_KINDS
     diameter = float(fixed.get("diameter_km", math.exp(rng.uniform(*((math.log(8), math.log(40)) if is_complex else (math.log(1.5), math.log(7)))))))
     infill = float(fixed.get("infill", _infill(rng, kind, interiors)))
-    shallow = (0.22 + 0.78 * freshness) * (0.45 if kind in ("infilled", "ghost") else 1.0)
+    shallow = (0.25 + 0.75 * freshness) * (0.45 if kind in ("infilled", "ghost") else 1.0)
     low, high = {"shadowed interiors": (11.0, 20.0), "sunlit interiors": (48.0, 65.0)}.get(interiors, (18.0, 50.0))
     small = {"cratered highlands": 55.0, "dusty plains": 3.0, "dune fields": 3.0}.get(terrain, 11.0)
     rough = {"rocky plains": 1.3, "dusty plains": 0.5, "smooth plains": 0.7, "cratered highlands": 1.4}.get(terrain, 1.0)
     drawn = {
         "size": rng.uniform(*_size_range(kind)),
         "depth_ratio": shallow * fresh_depth_km(diameter) / diameter * rng.uniform(0.9, 1.15),
-        "rim_ratio": (0.15 + 0.85 * freshness) * fresh_rim_km(diameter) / diameter * rng.uniform(0.9, 1.2),
+        "rim_ratio": (0.3 + 0.7 * freshness) * fresh_rim_km(diameter) / diameter * rng.uniform(0.9, 1.2),
         "irregularity": rng.uniform(0.05, 0.08) if rims == "scalloped" else rng.uniform(0.01, 0.035),
         "ellipticity": rng.uniform(0.0, 0.1),
         "orientation": rng.uniform(0.0, 360.0),

@@ -46,7 +46,7 @@ def plain(scene: Scene, p: CraterParameters, spacing: float) -> tuple[Array, Arr
         albedo = albedo - 0.06 * np.minimum(cracks, 1.0)
     elif p.terrain == "rocky plains":
         rocks = smoothstep(scene.fine_b, 0.7, 2.2)
-        height = height + 0.009 * rocks
+        height = height + 0.015 * rocks
     elif p.terrain == "dusty plains":
         albedo = albedo * 0.5 + 0.04
     elif p.terrain == "streaked plains":
@@ -59,7 +59,7 @@ def streaks(scene: Scene, angle: float) -> Array:
     c, s = math.cos(angle), math.sin(angle)
     across = -scene.x * s + scene.y * c + 0.05 * scene.noise_a
     pattern = np.sin(9.0 * across + 1.2 * scene.noise_b) + 0.7 * np.sin(17.0 * across + 1.5 * scene.noise_a) + 0.5 * np.sin(31.0 * across)
-    return 0.13 * np.clip(pattern, -1.6, 1.6) * (0.7 + 0.3 * scene.noise_b)
+    return 0.2 * np.clip(pattern, -1.6, 1.6) * (0.7 + 0.3 * scene.noise_b)
 
 
 @lru_cache(maxsize=512)
@@ -84,7 +84,7 @@ def small_craters(height: Array, p: CraterParameters, rng: np.random.Generator, 
     size = height.shape[0]
     count = int(rng.poisson(p.small_craters))
     draws = rng.random((count, 6))
-    smallest, largest = 1.5 * size / 128, 11.0 * size / 128
+    smallest, largest = (2.8 if p.terrain == "cratered highlands" else 1.5) * size / 128, 11.0 * size / 128
     for u, fy, fx, a, o, keep in draws:
         radius = min(smallest * (1.0 - u) ** -0.5, largest)
         cy, cx = fy * size, fx * size
@@ -136,4 +136,4 @@ def rays(scene: Scene, relief: Relief, p: CraterParameters, rng: np.random.Gener
     a = relief.angle + 0.12 * scene.noise_b
     pattern = np.cos(5 * a + phases[0]) + np.cos(8 * a + phases[1]) + np.cos(13 * a + phases[2])
     reach = np.exp(-np.maximum(relief.radius - 1.0, 0.0) / 1.1) * smoothstep(relief.radius, 0.85, 1.05)
-    return 0.3 * reach * smoothstep(pattern, -0.6, 1.4) + 0.1 * relief.ejecta
+    return 0.5 * reach * smoothstep(pattern, -0.4, 1.6) + 0.12 * relief.ejecta
