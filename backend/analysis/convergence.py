@@ -108,11 +108,9 @@ def trend(scores: Sequence[float]) -> Trend:
     slope, low, high = slope_interval(values[-window:])
     long_low = slope_interval(values[-LONG * window :])[1]
     earlier = slope_interval(values[-LONG * window : -window])[0]
-    if low > 0 or (long_low > 0 and high >= 0.5 * earlier):
-        state = LEARNING
-    else:
-        state = PLATEAUING if long_low > 0 else FLAT
-    return Trend(slope, low, high, state)
+    still = low > 0 or (long_low > 0 and high >= 0.5 * earlier)
+    stopped = PLATEAUING if long_low > 0 else FLAT
+    return Trend(slope, low, high, LEARNING if still else stopped)
 
 
 def plateau_episode(scores: Sequence[float]) -> int | None:

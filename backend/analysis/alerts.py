@@ -1,0 +1,98 @@
+"""Two warnings while a run is training: it stopped learning, or it learns to please the reward alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from backend.analysis.convergence import LEARNING, plateau_episode, trend
+
+WINDOW_IMAGES = 256  # images that one judgement looks at
+LEVEL = 0.99  # of the intervals: the alert is asked for every episode, so 95 % would cry wolf
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A sentence for the person, with what it rests on.
+
+    Attributes:
+        kind: `plateau` or `reward_hacking`.
+        message: what was seen and what to try.
+        numbers: the measurements behind it.
+    """
+
+    kind: str
+    message: str
+    numbers: dict[str, float]
+
+
+def change(values: Sequence[float], window: int, level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean of the last `window` values minus that of the first, with Welch's interval.
+
+    Returns:
+        (difference, low, high); NaN and an infinite interval where the two windows would overlap.
+    """
+    y = np.asarray(values, dtype=np.float64)
+    y = y[np.isfinite(y)]
+    if window < 2 or len(y) < 2 * window:
+        return math.nan, -math.inf, math.inf
+    first, last = y[:window], y[-window:]
+    difference = float(last.mean() - first.mean())
+    a, b = first.var(ddof=1) / window, last.var(ddof=1) / window
+    if a + b <= 1e-24:
+        return difference, difference, difference
+    freedom = (a + b) ** 2 / (a**2 + b**2) * (window - 1)
+    half = float(stats.t.ppf(0.5 + level / 2, freedom) * math.sqrt(a + b))
+    return difference, difference - half, difference + half
+
+
+def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[float]], group_size: int) -> Alert | None:
+    """Diversity up while a guard is down, each beyond its interval, over the last 256 training images.
+
+    Images of a group are not independent, so the unit is the episode's mean; at least eight episodes are compared.
+
+    Args:
+        diversity: [n] one number per episode, oldest first.
+        guards: name -> [n], such as precision and caption adherence; higher is better.
+        group_size: B, images in an episode.
+
+    Returns:
+        The alert, or None.
+    """
+    window = max(8, math.ceil(WINDOW_IMAGES / max(group_size, 1)))
+    gain, low, _ = change(diversity, window)
+    if not low > 0:
+        return None
+    fallen = {name: change(values, window) for name, values in guards.items()}
+    fallen = {name: result for name, result in fallen.items() if result[2] < 0}
+    if not fallen:
+        return None
+    words = " and ".join(f"{name} fell by {-result[0]:.3g}" for name, result in fallen.items())
+    message = (
+        f"Reward hacking: over the last {window} episodes diversity rose by {gain:.3g} while {words}, beyond what chance explains. "
+        "Raise the KL to base, the quality or the prompt-relevance weight, or go back to an earlier checkpoint."
+    )
+    return Alert("reward_hacking", message, {"diversity": gain, **{name: result[0] for name, result in fallen.items()}})
+
+
+def plateau(scores: Sequence[float], least: int = 50) -> Alert | None:
+    """The score has stopped rising.
+
+    Args:
+        scores: [n] raw group scores, oldest first.
+        least: episodes before the question is asked.
+    """
+    result = trend(scores)
+    if len(scores) < least or result.state == LEARNING:
+        return None
+    at = plateau_episode(scores)
+    since = f" since about episode {at}" if at is not None else ""
+    message = (
+        f"{result.state}: the score has not risen{since} (slope {result.slope:.2g} per episode, 95 % interval {result.low:.2g} to {result.high:.2g}). "
+        "It may be this policy's optimum; otherwise try a higher learning rate, larger groups or a lower KL to base."
+    )
+    return Alert("plateau", message, {"slope": result.slope, "low": result.low, "high": result.high, **({"episode": float(at)} if at is not None else {})})

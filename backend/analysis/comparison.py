@@ -1,0 +1,153 @@
+"""Several runs beside each other: curves, settings that differ, convergence, reward decomposition, stability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from backend.analysis.convergence import plateau_episode, slope_interval, stability, trend
+from backend.analysis.figures import PALETTE, Figure, layout, line
+from backend.analysis.series import columns, present, smooth
+from backend.errors import InputError
+from backend.runs import Run
+
+MOST_RUNS = 6
+NOT_A_SETTING = ("schema_version", "note")
+
+
+def _check(runs: Sequence[Run], least: int = 1) -> None:
+    if not least <= len(runs) <= MOST_RUNS:
+        raise InputError(f"{len(runs)} runs were chosen: choose {least} to {MOST_RUNS}")
+
+
+def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = False) -> Figure:
+    """One column of `policy_updates` of 1 to 6 runs in one chart, as moving averages.
+
+    Args:
+        runs: the runs.
+        column: which curve.
+        relative: subtract each run's base level, so that runs with different bases can share an axis.
+
+    Raises:
+        InputError: no run, or more than six.
+    """
+    _check(runs)
+    traces = []
+    for index, run in enumerate(runs):
+        data = columns(run, "policy_updates", ["episode", column, "base_level"])
+        values = data.get(column)
+        if not present(values):
+            continue
+        if relative and present(data.get("base_level")):
+            values = values - np.nanmedian(data["base_level"])
+        traces.append(line(f"{run.config.mode} {run.config.metric} ({run.id})", data["episode"], smooth(values), index))
+    return {"data": traces, "layout": layout("Runs overlaid", column.replace("_", " ") + (" minus base" if relative else ""))}
+
+
+def config_diff(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Settings in which the runs differ.
+
+    Returns:
+        One row per field: `field`, `label`, and one value per run id, in the order of the config.
+
+    Raises:
+        InputError: fewer than two runs, or more than six.
+    """
+    _check(runs, 2)
+    dumps = [run.config.model_dump() for run in runs]
+    rows = []
+    for name, info in type(runs[0].config).model_fields.items():
+        values = [dump[name] for dump in dumps]
+        if name not in NOT_A_SETTING and any(value != values[0] for value in values):
+            label = (info.json_schema_extra or {}).get("label", name) if not callable(info.json_schema_extra) else name
+            rows.append({"field": name, "label": label, **{run.id: value for run, value in zip(runs, values, strict=True)}})
+    return rows
+
+
+def convergence(run: Run) -> dict[str, Any]:
+    """When and whether the run stopped learning.
+
+    Returns:
+        `episodes`, `state`, `slope` with `low` and `high` of the recent window (score per episode), `overall_slope` with
+        interval over the whole run, `plateau_episode` or None, `first` and `last` (means of the first and last tenth, at
+        least five episodes), `gain` = last - first, `base_level`, `best`.
+    """
+    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level"])
+    score, episode = data.get("batch_score", np.zeros(0)), data.get("episode", np.zeros(0))
+    recent, overall, at = trend(score), slope_interval(score), plateau_episode(score)
+    finite = score[np.isfinite(score)]
+    part = max(5, len(finite) // 10)
+    first, last = (float(p.mean()) if len(p) else None for p in (finite[:part], finite[-part:]))
+    return {
+        "run": run.id, "mode": run.config.mode, "metric": run.config.metric, "episodes": len(score), "state": recent.state,
+        "slope": recent.slope, "low": recent.low, "high": recent.high,
+        "overall_slope": overall[0], "overall_low": overall[1], "overall_high": overall[2],
+        "plateau_episode": int(episode[at]) if at is not None else None,
+        "first": first, "last": last, "gain": last - first if len(finite) else None,
+        "base_level": float(np.nanmedian(data["base_level"])) if present(data.get("base_level")) else None,
+        "best": float(finite.max()) if len(finite) else None,
+    }  # fmt: skip
+
+
+def policy_comparison(runs: Sequence[Run]) -> Figure:
+    """Bars of the gain over the base by run, grouped by mode: the original's policy comparison."""
+    _check(runs)
+    traces = []
+    for index, mode in enumerate(sorted({run.config.mode for run in runs})):
+        found = [convergence(run) for run in runs if run.config.mode == mode]
+        found = [row for row in found if row["last"] is not None]
+        gains = [row["last"] - (row["base_level"] if row["base_level"] is not None else row["first"]) for row in found]
+        text = [row["state"] for row in found]
+        traces.append({"type": "bar", "name": mode, "x": [row["run"] for row in found], "y": gains, "text": text, "marker": {"color": PALETTE[index % len(PALETTE)]}})
+    return {"data": traces, "layout": layout("Policies compared", "gain of the group score over the base", "Run")}
+
+
+def decomposition(run: Run) -> list[dict[str, Any]]:
+    """Which components drive learning.
+
+    Each component of an image is normalised before it is weighted, so the covariance of component with total over images,
+    divided by the total's variance, says how much of what told images apart it explains. Shares are signed, and their
+    absolute values sum to one.
+
+    Returns:
+        One row per component: `component`, `share` (None where it cannot be computed), `slope` with `low` and `high`
+        (change per episode of its episode mean).
+    """
+    table = columns(run, "reward_components")
+    skip = {"episode", "prompt_idx", "image", "total"}
+    names = [name for name in table if name not in skip and present(table[name]) and not name.startswith("raw_")]
+    total, episode = table.get("total"), table.get("episode")
+    if not names or not present(total):
+        return []
+    numbers = np.unique(episode[np.isfinite(episode)])
+    rows = []
+    for name in names:
+        values = table[name]
+        both = np.isfinite(values) & np.isfinite(total)
+        variance = float(np.var(total[both])) if both.any() else 0.0
+        share = float(np.mean((values[both] - values[both].mean()) * (total[both] - total[both].mean())) / variance) if variance > 0 else None
+        means = _means_by(episode, values, numbers)
+        slope, low, high = slope_interval(means)
+        rows.append({"component": name, "share": share, "slope": slope, "low": low, "high": high})
+    known = [abs(row["share"]) for row in rows if row["share"] is not None]
+    for row in rows:
+        row["share"] = row["share"] / sum(known) if row["share"] is not None and sum(known) > 0 else None
+    return rows
+
+
+def _means_by(episode: np.ndarray, values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Mean of the finite values of each episode: [len(numbers)], NaN where there are none."""
+    keep = np.isfinite(values) & np.isfinite(episode)
+    index = np.searchsorted(numbers, episode[keep])
+    count = np.bincount(index, minlength=len(numbers))
+    total = np.bincount(index, weights=values[keep], minlength=len(numbers))
+    return np.divide(total, count, out=np.full(len(numbers), np.nan), where=count > 0)
+
+
+def stability_of(run: Run) -> dict[str, dict[str, Any]]:
+    """Gradient and loss variance over time: column -> what `convergence.stability` returns."""
+    wanted = ["actor_loss", "critic_loss", "entropy_loss", "grad_norm_actor", "grad_norm_critic", "kl_divergence"]
+    data = columns(run, "policy_updates", wanted)
+    return {name: stability(data[name]) for name in wanted if present(data.get(name))}

@@ -1,0 +1,166 @@
+"""Plotly figures of a run, as plain dictionaries `{"data": [...], "layout": {...}}`, from its directory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from backend.analysis.convergence import plateau_episode
+from backend.analysis.series import columns, present, smooth, thin
+from backend.runs import Run
+
+Figure = dict[str, Any]
+# Okabe and Ito's palette, safe for colour-blind readers; dash styles repeat the distinction without colour.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+def line(name: str, x: np.ndarray, y: np.ndarray, index: int = 0, **extra: Any) -> dict[str, Any]:
+    """One curve in the palette's colour `index`, thinned; `extra` goes into the trace."""
+    x, y = thin(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    style = {"color": PALETTE[index % len(PALETTE)], "dash": DASHES[index % len(DASHES)], "width": 2}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": x.tolist(), "y": y.tolist(), "line": style | extra.pop("line", {}), **extra}
+
+
+def layout(title: str, y_title: str, x_title: str = "Episode", **extra: Any) -> dict[str, Any]:
+    """Shared layout: titles on both axes, legend below, room for a phone."""
+    return {
+        "title": {"text": title},
+        "xaxis": {"title": {"text": x_title}},
+        "yaxis": {"title": {"text": y_title}},
+        "legend": {"orientation": "h", "y": -0.25},
+        "margin": {"l": 60, "r": 20, "t": 50, "b": 60},
+        **extra,
+    }
+
+
+def marks(run: Run) -> list[dict[str, Any]]:
+    """Vertical lines where a setting was changed while the run was training."""
+    shapes = []
+    for event in run.events():
+        if event.get("kind") == "change" and isinstance(event.get("episode"), (int, float)):
+            shapes.append({"type": "line", "x0": event["episode"], "x1": event["episode"], "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot", "width": 1}})
+    return shapes
+
+
+def curves(run: Run, table: str, wanted: Sequence[tuple[str, str]], title: str, y_title: str, **extra: Any) -> Figure:
+    """Figure of several columns of one table.
+
+    Args:
+        run: the run.
+        table: name of the table.
+        wanted: (column, name in the legend) in order; columns without numbers are left out.
+        title, y_title: words.
+        extra: further layout.
+    """
+    data = columns(run, table, ["episode", *[name for name, _ in wanted]])
+    episode = data.get("episode", np.zeros(0))
+    traces = [line(label, episode, data[name], i) for i, (name, label) in enumerate(wanted) if present(data.get(name))]
+    return {"data": traces, "layout": layout(title, y_title, shapes=marks(run), **extra)}
+
+
+def rewards(run: Run) -> Figure:
+    """Raw group score with its moving average, base and reference levels, fixed-seed probes and the plateau, if any."""
+    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "reference_level", "best_score", "probe_score"])
+    episode = data.get("episode", np.zeros(0))
+    score = data.get("batch_score", np.zeros(0))
+    traces = []
+    if present(score):
+        traces.append(line("group score", episode, score, 5, opacity=0.5, line={"dash": "solid", "width": 1}))
+        traces.append(line("moving average", episode, smooth(score), 0))
+    for index, (name, label) in enumerate((("best_score", "best so far"), ("base_level", "base model"), ("reference_level", "reference set"))):
+        if present(data.get(name)):
+            traces.append(line(label, episode, data[name], index + 2))
+    if present(data.get("probe_score")):
+        traces.append(line("probe (test prompts)", episode, data["probe_score"], 1, mode="markers", marker={"symbol": "diamond", "size": 8, "color": PALETTE[1]}))
+    figure = {"data": traces, "layout": layout(f"Reward, {run.config.mode}", f"{run.config.metric} (raw group score)", shapes=marks(run))}
+    plateau = plateau_episode(score)
+    if plateau is not None and plateau < len(episode):
+        at = float(episode[plateau])
+        figure["layout"]["annotations"] = [{"x": at, "y": 1, "yref": "paper", "text": f"plateau from {at:.0f}", "showarrow": False}]
+        figure["layout"]["shapes"].append({"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dash", "color": PALETTE[3]}})
+    return figure
+
+
+def components(run: Run) -> Figure:
+    """Mean of every reward component over the episodes, each in its own raw unit divided by its own spread."""
+    data = columns(run, "policy_updates")
+    episode = data.get("episode", np.zeros(0))
+    traces = []
+    for name in sorted(key for key in data if key.startswith("component_") and present(data[key])):
+        values = data[name]
+        scale = float(np.nanstd(values)) or 1.0
+        traces.append(line(name.removeprefix("component_"), episode, smooth((values - values[np.isfinite(values)][0]) / scale), len(traces)))
+    return {"data": traces, "layout": layout("Reward components", "change since the start, in standard deviations", shapes=marks(run))}
+
+
+def losses(run: Run) -> Figure:
+    """Actor, critic and entropy losses."""
+    wanted = [("actor_loss", "actor"), ("critic_loss", "critic"), ("entropy_loss", "entropy")]
+    return curves(run, "policy_updates", wanted, "Losses", "loss")
+
+
+def gradients(run: Run) -> Figure:
+    """Gradient norms before and after clipping, and the share of clipped updates."""
+    wanted = [("grad_norm_actor", "actor, before clipping"), ("grad_norm_actor_after", "actor, after clipping"), ("grad_norm_critic", "critic")]
+    figure = curves(run, "policy_updates", wanted, "Gradient norms and clipping", "norm")
+    figure["layout"]["yaxis"]["type"] = "log"
+    data = columns(run, "gradient_log", ["episode", "grad_clipped"])
+    raw, _, _ = run.read_columns("gradient_log", 0, ["grad_clipped"])
+    clipped = np.array([str(value).lower() in ("true", "1", "1.0") for value in raw.get("grad_clipped", [])], dtype=np.float64)
+    if len(clipped):
+        figure["data"].append(line("clipped updates (share)", data["episode"], smooth(clipped), 4, yaxis="y2"))
+        figure["layout"]["yaxis2"] = {"overlaying": "y", "side": "right", "range": [0, 1], "title": {"text": "share clipped"}, "showgrid": False}
+    return figure
+
+
+def entropy(run: Run) -> Figure:
+    """Policy entropy where the policy learns its spread; the diversity of the samples for all."""
+    figure = curves(run, "policy_updates", [("entropy", "policy entropy")], "Entropy and sample diversity", "nats per action element")
+    if run.config.mode == "LORA_UNET":  # its spread is the scheduler's, so its entropy is constant by construction
+        figure["data"] = []
+    data = columns(run, "policy_updates", ["episode", "sample_diversity"])
+    if present(data.get("sample_diversity")):
+        figure["data"].append(line("sample diversity", data["episode"], data["sample_diversity"], 1, yaxis="y2"))
+        figure["layout"]["yaxis2"] = {"overlaying": "y", "side": "right", "title": {"text": "sample diversity"}, "showgrid": False}
+    return figure
+
+
+def trust_region(run: Run) -> Figure:
+    """KL divergence to the old policy and to the base, in nats per denoising step."""
+    return curves(run, "policy_updates", [("kl_divergence", "to the old policy"), ("kl_base", "to the base")], "KL divergence", "nats per denoising step")
+
+
+def clipping(run: Run) -> Figure:
+    """Share of ratios that the clip cut, upward and downward, and the ratio's spread."""
+    wanted = [("clip_fraction_up", "clipped above"), ("clip_fraction_down", "clipped below"), ("ratio_std", "ratio std"), ("explained_variance", "explained variance")]
+    return curves(run, "policy_updates", wanted, "Clip fraction and critic", "share")
+
+
+def memory(run: Run) -> Figure:
+    """Memory of the process and of the device."""
+    wanted = [("resident_mib", "process"), ("peak_mib", "process, peak"), ("device_allocated_mib", "device, allocated"), ("device_reserved_mib", "device, reserved")]
+    return curves(run, "memory_usage", wanted, "Memory", "MiB")
+
+
+def time_per_episode(run: Run) -> Figure:
+    """Seconds that each episode took."""
+    return curves(run, "policy_updates", [("time_per_episode", "seconds")], "Time per episode", "s")
+
+
+FIGURES: Mapping[str, Callable[[Run], Figure]] = MappingProxyType(
+    {
+        "rewards": rewards,
+        "components": components,
+        "losses": losses,
+        "gradients": gradients,
+        "entropy": entropy,
+        "kl": trust_region,
+        "clipping": clipping,
+        "memory": memory,
+        "time": time_per_episode,
+    }
+)

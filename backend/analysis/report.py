@@ -1,0 +1,155 @@
+"""One run on one page: a self-contained HTML file and a Markdown file. Everything that came from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from backend.analysis import comparison
+from backend.analysis.feature_figures import evolution, sample_grid
+from backend.analysis.figures import FIGURES, Figure
+from backend.runs import Run
+
+STYLE = """
+:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #8886;padding:.25rem .6rem;text-align:left;vertical-align:top}
+img{max-width:100%;image-rendering:auto}.chart{height:380px;margin:1rem 0;background:#fff}.wide{overflow-x:auto}
+"""
+SAFE_LINE = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
+
+
+def text_of(value: Any) -> str:
+    """A value in words: four significant digits, a dash for what is missing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def html_table(rows: list[list[Any]], head: list[str]) -> str:
+    """HTML table with every cell escaped."""
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(text_of(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def markdown_cell(value: Any) -> str:
+    """Text that Markdown shows as it is: control characters of the syntax escaped, one line."""
+    return SAFE_LINE.sub(r"\\\1", " ".join(text_of(value).split())) if isinstance(value, str) else text_of(value)
+
+
+def markdown_table(rows: list[list[Any]], head: list[str]) -> str:
+    """Markdown table with every cell escaped."""
+    lines = ["| " + " | ".join(markdown_cell(cell) for cell in line) + " |" for line in [head, *rows]]
+    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]])
+
+
+def script_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in, NaN as null."""
+    text = json.dumps(_finite(value))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sections(run: Run) -> list[tuple[str, list[list[Any]], list[str]]]:
+    """The report's tables: (title, rows, head)."""
+    status, config = run.status(), run.config
+    overview = [["Policy", config.mode], ["Reward", config.metric], ["State", status.state], ["Episodes", f"{status.episode} of {status.total}"]]
+    overview += [["Seed", config.seed], ["Note", config.note], ["Base model", config.base_model]]
+    found = [("Run", overview, ["What", "Value"])]
+    evaluation = run.evaluation()
+    if evaluation:
+        found.append(("Evaluation on test prompts", _evaluation_rows(evaluation), ["Measure", "Base", "Tuned", "Difference or share", "95 % interval"]))
+    rows = [[key.replace("_", " "), value] for key, value in comparison.convergence(run).items() if key not in ("run", "mode", "metric")]
+    found.append(("Convergence", rows, ["What", "Value"]))
+    parts = [[row["component"], row["share"], row["slope"], row["low"], row["high"]] for row in comparison.decomposition(run)]
+    if parts:
+        found.append(("Reward decomposition", parts, ["Component", "Share of the reward's spread", "Slope per episode", "Low", "High"]))
+    stable = [[name.replace("_", " "), item["ratio"], item["variation"]] for name, item in comparison.stability_of(run).items()]
+    if stable:
+        found.append(("Stability", stable, ["Curve", "Variance, last third / first third", "Coefficient of variation"]))
+    default = type(config)()
+    changed = [[name, getattr(config, name), getattr(default, name)] for name in type(config).model_fields if getattr(config, name) != getattr(default, name)]
+    found.append(("Settings that differ from the defaults", changed, ["Setting", "Here", "Default"]))
+    alerts = [[event.get("episode"), event.get("message", event.get("text", ""))] for event in run.events() if event.get("kind") == "alert"]
+    if alerts:
+        found.append(("Alerts", alerts, ["Episode", "Message"]))
+    return found
+
+
+def _evaluation_rows(evaluation: dict[str, Any]) -> list[list[Any]]:
+    rows = []
+    for row in evaluation.get("table", []):
+        interval = f"{text_of(row.get('low'))} to {text_of(row.get('high'))}"
+        rows.append([row.get("measure"), row.get("base"), row.get("tuned"), row.get("estimate"), interval])
+    return rows
+
+
+def figures_of(run: Run) -> dict[str, Figure]:
+    """All charts of the run that have something to show."""
+    found = {name: draw(run) for name, draw in FIGURES.items()}
+    if run.images():
+        found["evolution"] = evolution(run, "pca")
+    return {name: figure for name, figure in found.items() if figure["data"]}
+
+
+def _picture(path: Path, caption: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def report_html(run: Run) -> str:
+    """The whole report as one HTML document that needs no network."""
+    parts = [f"<h1>Run {html.escape(run.id)}</h1>"]
+    for title, rows, head in sections(run):
+        parts += [f"<h2>{html.escape(title)}</h2>", html_table(rows, head)]
+    pictures = [(sample_grid(run, run.plots_dir / "samples.png"), "The same seeds through the episodes"), (run.path / "evaluation.png", "Base above tuned, same prompt and seed")]
+    parts += [_picture(path, caption) for path, caption in pictures if path is not None and path.is_file()]
+    figures = figures_of(run)
+    parts += [f'<div class="chart" id="chart-{html.escape(name)}"></div>' for name in figures]
+    script = f"const figures={script_json(figures)};for(const [n,f] of Object.entries(figures))Plotly.newPlot('chart-'+n,f.data,f.layout,{{responsive:true}});"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(run.id)}</title><style>{STYLE}</style>'
+    return f"<!doctype html><html lang=en><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}<script>{script}</script></body></html>"
+
+
+def report_markdown(run: Run) -> str:
+    """The report's tables in Markdown."""
+    parts = [f"# Run {markdown_cell(run.id)}"]
+    for title, rows, head in sections(run):
+        parts += [f"## {title}", markdown_table(rows, head)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(run: Run, folder: Path | None = None) -> tuple[Path, Path]:
+    """Write `report.html` and `report.md`.
+
+    Args:
+        run: the run.
+        folder: where; by default the run's `plots`.
+
+    Returns:
+        Both paths.
+    """
+    folder = folder or run.plots_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    page, plain = folder / "report.html", folder / "report.md"
+    page.write_text(report_html(run), encoding="utf-8")
+    plain.write_text(report_markdown(run), encoding="utf-8")
+    return page, plain

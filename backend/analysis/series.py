@@ -1,0 +1,65 @@
+"""Curves of a run as arrays, thinned for drawing without losing their peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from backend.runs import Run
+
+MOST_POINTS = 1000  # more than a chart's pixels; what the browser redraws at every update
+
+
+def numbers(values: Sequence[object]) -> np.ndarray:
+    """Cells as float64, NaN for blanks and words: [n]."""
+    return np.array([value if isinstance(value, (int, float)) and not isinstance(value, bool) else np.nan for value in values], dtype=np.float64)
+
+
+def columns(run: Run, table: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Columns of one of the run's tables, one float64 array [n] each; names it lacks are left out.
+
+    Args:
+        run: the run.
+        table: `policy_updates`, `training_log`, `memory_usage`, `gradient_log`, `reward_components`, `log_probability`.
+        names: columns wanted; None takes all.
+    """
+    raw, _, _ = run.read_columns(table, 0, list(names) if names is not None else None)
+    return {name: numbers(values) for name, values in raw.items()}
+
+
+def present(values: np.ndarray | None) -> bool:
+    """Whether there is anything finite to draw."""
+    return values is not None and bool(np.isfinite(values).any())
+
+
+def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most `most` points of a curve: each bin's lowest and highest in their order, so that no peak is lost.
+
+    Points that are not finite are left out first.
+
+    Args:
+        x: [n]; y: [n], in drawing order.
+        most: even number of points, at least 2.
+    """
+    keep = np.isfinite(y) & np.isfinite(x)
+    x, y = x[keep], y[keep]
+    if len(y) <= most:
+        return x, y
+    chosen = []
+    for part in np.array_split(np.arange(len(y)), most // 2):
+        chosen += sorted({int(part[y[part].argmin()]), int(part[y[part].argmax()])})
+    return x[chosen], y[chosen]
+
+
+def smooth(values: np.ndarray, span: int = 10) -> np.ndarray:
+    """Exponential moving average with its start-up corrected, over finite values: [n] -> [n]."""
+    decay = 1 - 2 / (span + 1)
+    total = weight = 0.0
+    out = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
+        if weight:
+            out[i] = total / weight
+    return out

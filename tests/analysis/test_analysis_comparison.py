@@ -1,0 +1,110 @@
+"""Comparisons of runs, alerts and reports against known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from backend.analysis import alerts, comparison, report
+from backend.errors import InputError
+
+
+def test_overlay_subtracts_the_base(make_run):
+    run, other = make_run(), make_run(np.full(30, 0.6), seed=1)
+    figure = comparison.overlay([run, other], relative=True)
+    assert figure["data"][1]["y"] == pytest.approx([0.5] * 30)
+    with pytest.raises(InputError, match="1 to 6"):
+        comparison.overlay([run] * 7)
+
+
+def test_config_diff_names_only_what_differs(make_run):
+    rows = comparison.config_diff([make_run(), make_run(learning_rate=1e-5, note="x")])
+    assert [row["field"] for row in rows] == ["learning_rate"]
+    assert sorted(v for k, v in rows[0].items() if k.startswith("crater")) == [1e-5, 3e-4]
+
+
+def test_convergence_of_a_broken_stick(make_run):
+    result = comparison.convergence(make_run())
+    assert result["plateau_episode"] == pytest.approx(50, abs=8)
+    assert result["gain"] == pytest.approx(0.45, abs=0.06)
+    assert result["base_level"] == pytest.approx(0.1)
+    assert result["state"] in ("PLATEAUING", "FLAT")
+
+
+def test_policy_comparison_plots_the_gain_over_the_base(make_run):
+    runs = [make_run(np.full(40, 0.4), mode="DIVERSITY_POLICY"), make_run(np.full(40, 0.7), mode="LORA_UNET")]
+    gains = {trace["name"]: trace["y"][0] for trace in comparison.policy_comparison(runs)["data"]}
+    assert gains == pytest.approx({"DIVERSITY_POLICY": 0.3, "LORA_UNET": 0.6})
+
+
+def test_decomposition_shares_follow_the_variances(make_run):
+    """total = 2a + b with independent a and b of equal variance: 4/5 and 1/5."""
+    shares = {row["component"]: row["share"] for row in comparison.decomposition(make_run())}
+    assert shares == pytest.approx({"diversity": 0.8, "spatial": 0.2}, abs=0.06)
+
+
+def test_stability_reads_the_losses(make_run):
+    result = comparison.stability_of(make_run())
+    assert result["actor_loss"]["ratio"] == pytest.approx(1, abs=0.8)
+    assert result["grad_norm_actor_after" if "grad_norm_actor_after" in result else "grad_norm_actor"]["variation"] > 0
+
+
+def test_change_is_welchs_interval():
+    generator = np.random.default_rng(0)
+    first, last = generator.normal(0, 1, 20), generator.normal(1, 2, 20)
+    expected = stats.ttest_ind(last, first, equal_var=False).confidence_interval(0.99)
+    difference, low, high = alerts.change([*first, *last], 20)
+    assert difference == pytest.approx(last.mean() - first.mean())
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_reward_hacking_needs_both_a_rise_and_a_fall():
+    generator = np.random.default_rng(1)
+    noise = lambda: generator.normal(size=80) * 0.1  # noqa: E731
+    up, level, down = np.arange(80) / 80 + noise(), noise(), -np.arange(80) / 80 + noise()
+    alert = alerts.reward_hacking(up, {"precision": down, "adherence": level}, 16)
+    assert alert.kind == "reward_hacking"
+    assert "precision fell" in alert.message
+    assert "adherence" not in alert.numbers
+    assert alerts.reward_hacking(up, {"precision": level}, 16) is None
+    assert alerts.reward_hacking(level, {"precision": down}, 16) is None
+    assert alerts.reward_hacking(up[:20], {"precision": down[:20]}, 16) is None
+
+
+def test_reward_hacking_rarely_cries_wolf():
+    generator = np.random.default_rng(2)
+    alarms = [alerts.reward_hacking(generator.normal(size=64), {"a": generator.normal(size=64), "b": generator.normal(size=64)}, 16) for _ in range(300)]
+    assert sum(alarm is not None for alarm in alarms) <= 2
+
+
+def test_plateau_alert_names_the_episode():
+    t = np.arange(200)
+    scores = 0.02 * np.minimum(t, 60) + np.random.default_rng(3).normal(size=200) * 0.1
+    assert alerts.plateau(scores).numbers["episode"] == pytest.approx(60, abs=10)
+    assert alerts.plateau(scores[:30]) is None
+    assert alerts.plateau(0.02 * t) is None
+
+
+def test_report_is_self_contained_and_escapes_everything(make_run):
+    attack = "<img src=x onerror=alert(1)></script>"
+    run = make_run(note=attack)
+    run.events_path.write_text(f'{{"seq": 1, "time": 0, "kind": "alert", "episode": 1, "message": "{attack}"}}\n')
+    run.evaluation_path.write_text(f'{{"table": [{{"measure": "{attack}", "base": 1.0, "tuned": 2.0, "estimate": 1.0, "low": 0.5, "high": 1.5}}]}}')
+    page, plain = report.write_report(run)
+    text = page.read_text()
+    assert "<img src=x" not in text
+    assert text.count("&lt;img src=x") == 4
+    body = text[text.index("<body>") :]
+    assert "http://" not in body
+    assert "https://" not in body
+    assert "data:image/png;base64," in body
+    assert "<img src=x" not in plain.read_text().replace("\\<", "")
+
+
+def test_script_json_cannot_leave_its_element():
+    assert report.script_json({"a": "</script>", "b": float("nan")}) == '{"a": "\\u003c/script\\u003e", "b": null}'
+
+
+def test_markdown_cells_stay_in_their_cell():
+    assert report.markdown_table([["a|b\nc", 1.0]], ["x", "y"]).splitlines()[2] == "| a\\|b c | 1 |"
