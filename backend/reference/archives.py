@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from backend.errors import InputError
@@ -112,27 +113,24 @@ def _folder_members(root: Path, limits: Limits) -> list[Member]:
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in [*files, *links]:
             path = Path(folder) / name
-            members.append(Member(path.relative_to(root).as_posix(), _file_reader(path, limits)))
+            members.append(Member(path.relative_to(root).as_posix(), partial(_read_file, path, limits)))
         if len(members) > limits.files:
             raise InputError(f"{str(root)!r} holds more than {limits.files} files: name a smaller folder")
     return sorted(members, key=lambda member: member.name)
 
 
-def _file_reader(path: Path, limits: Limits) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            info = path.lstat()
-            if stat.S_ISLNK(info.st_mode):
-                raise Refused("symbolic link: copy the file itself into the folder")
-            if not stat.S_ISREG(info.st_mode):
-                raise Refused("not a regular file")
-            if info.st_size > limits.file_bytes:
-                raise Refused(f"{_mib(info.st_size)}, more than {_mib(limits.file_bytes)}")
-            return path.read_bytes()
-        except OSError as error:
-            raise Refused(f"cannot be read ({error.strerror})") from error
-
-    return read
+def _read_file(path: Path, limits: Limits) -> bytes:
+    try:
+        info = path.lstat()
+        if stat.S_ISLNK(info.st_mode):
+            raise Refused("symbolic link: copy the file itself into the folder")
+        if not stat.S_ISREG(info.st_mode):
+            raise Refused("not a regular file")
+        if info.st_size > limits.file_bytes:
+            raise Refused(f"{_mib(info.st_size)}, more than {_mib(limits.file_bytes)}")
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"cannot be read ({error.strerror})") from error
 
 
 def _zip_members(archive: zipfile.ZipFile, title: str, limits: Limits) -> list[Member]:
@@ -142,7 +140,7 @@ def _zip_members(archive: zipfile.ZipFile, title: str, limits: Limits) -> list[M
     total = sum(entry.file_size for entry in entries if _zip_objection(entry, limits) is None)
     if total > limits.total_bytes:
         raise InputError(f"{title} unpacks to {_mib(total)}, at most {_mib(limits.total_bytes)} are read: split it")
-    return sorted((Member(entry.filename, _zip_reader(archive, entry, limits)) for entry in entries), key=lambda member: member.name)
+    return sorted((Member(entry.filename, partial(_read_entry, archive, entry, limits)) for entry in entries), key=lambda member: member.name)
 
 
 def _zip_objection(entry: zipfile.ZipInfo, limits: Limits) -> str | None:
@@ -168,25 +166,22 @@ def _zip_objection(entry: zipfile.ZipInfo, limits: Limits) -> str | None:
     return None
 
 
-def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> Callable[[], bytes]:
-    def read() -> bytes:
-        objection = _zip_objection(entry, limits)
-        if objection:
-            raise Refused(objection)
-        try:
-            with archive.open(entry) as file:
-                parts, left = [], entry.file_size + 1
-                while left > 0 and (part := file.read(min(_CHUNK, left))):
-                    parts.append(part)
-                    left -= len(part)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
-            raise Refused(f"damaged in the archive ({error})") from error
-        data = b"".join(parts)
-        if len(data) != entry.file_size:
-            raise Refused(f"has another size than the {entry.file_size} bytes the archive states")
-        return data
-
-    return read
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes:
+    objection = _zip_objection(entry, limits)
+    if objection:
+        raise Refused(objection)
+    try:
+        with archive.open(entry) as file:
+            parts, left = [], entry.file_size + 1
+            while left > 0 and (part := file.read(min(_CHUNK, left))):
+                parts.append(part)
+                left -= len(part)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+        raise Refused(f"damaged in the archive ({error})") from error
+    data = b"".join(parts)
+    if len(data) != entry.file_size:
+        raise Refused(f"has another size than the {entry.file_size} bytes the archive states")
+    return data
 
 
 def _mib(count: int) -> str:
