@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.reference.renderer.parameters import INTERIORS, KINDS, RIMS, TERRAINS, CraterParameters, sample_parameters
+from backend.reference.renderer.parameters import INTERIORS, KINDS, RIMS, TERRAINS, CraterParameters
+from backend.reference.renderer.sampling import sample_parameters
 
 SIZES = {"small": (0.0, 0.37), "medium": (0.37, 0.52), "large": (0.52, 1.0)}
 AGES = {"ancient": (0.0, 0.2), "old": (0.2, 0.5), "young": (0.5, 0.8), "fresh": (0.8, 1.01)}

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from backend.errors import InputError
-from backend.reference.renderer.parameters import INTERIORS, KINDS, RIMS, SENSORS, TERRAINS, VIEWS, CraterParameters, sample_parameters
+from backend.reference.renderer.parameters import INTERIORS, KINDS, RIMS, SENSORS, TERRAINS, VIEWS, CraterParameters
+from backend.reference.renderer.sampling import sample_parameters
 from backend.reference.renderer.scene import render
 
 __all__ = ["CraterParameters", "INTERIORS", "KINDS", "RIMS", "SENSORS", "TERRAINS", "VIEWS", "render", "render_batch", "sample_parameters"]

@@ -109,6 +109,10 @@ def expose(image: Array, p: CraterParameters, rng: np.random.Generator) -> Array
     if p.sensor in SENSOR_GREY:
         image = image.mean(2, keepdims=True)
     image = gaussian_filter(image, (sigma, sigma, 0.0), mode="nearest", truncate=3.0)
+    if p.sharpening > 0.0:
+        image = image + p.sharpening * (image - gaussian_filter(image, (2.0 * sigma, 2.0 * sigma, 0.0), mode="nearest", truncate=3.0))
+    if p.column_noise > 0.0:
+        image = image + p.column_noise * rng.standard_normal((1, size, 1), dtype=np.float32)
     image = image + p.noise * rng.standard_normal(image.shape, dtype=np.float32)
     image = np.clip(tone(image) * 255.0 + 0.5, 0, 255).astype(np.uint8)
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

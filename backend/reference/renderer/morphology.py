@@ -127,6 +127,18 @@ def merge(first: Relief, second: Relief) -> Relief:
     )
 
 
+def with_old_neighbours(relief: Relief, scene: Scene, p: CraterParameters, diameter: float, rng: np.random.Generator) -> Relief:
+    """Worn craters of half to twice the diameter whose centres lie outside the main one, which cuts them."""
+    old = p.replace(freshness=0.25 * p.freshness, depth_ratio=0.09, rim_ratio=0.012, infill=0.5, kind="degraded")
+    for _ in range(int(rng.poisson(p.old_craters))):
+        bearing, width = rng.uniform(0.0, 2.0 * math.pi), diameter * rng.uniform(0.4, 1.8)
+        gap = 0.5 * diameter + width * rng.uniform(0.1, 0.6)
+        other = single(scene, old, 2.0 * p.centre_x + gap * math.cos(bearing), 2.0 * p.centre_y + gap * math.sin(bearing), width, rng)
+        keep = smoothstep(relief.radius, 0.95, 1.25)
+        relief = relief._replace(height=relief.height + keep * other.height)
+    return relief
+
+
 def layout(p: CraterParameters, diameter: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
     """Centres and diameters (half frames) of the craters of a kind: one, a pair, a chain or a cluster."""
     cx, cy = 2.0 * p.centre_x, 2.0 * p.centre_y

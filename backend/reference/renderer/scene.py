@@ -39,12 +39,15 @@ def surfaces(p: CraterParameters, size: int, rng: np.random.Generator) -> tuple[
     scene = make_scene(p, s, rng)
     diameter = 2.0 * p.size * (GROUND_SHRINK if ground else 1.0)
     relief = morphology.craters(scene, p, diameter, rng)
+    if p.old_craters > 0.0:
+        relief = morphology.with_old_neighbours(relief, scene, p, diameter, rng)
     base, albedo, sand = terrain.plain(scene, p, spacing)
     plain = Surface(terrain.small_craters(base.copy(), p, rng, spacing), albedo, sand, np.zeros_like(base)) if ground else None
     outside = np.clip(1.0 - relief.floor - 0.6 * relief.wall, 0.12, 1.0)
     inner_height, inner_albedo, inner_sand, frost = terrain.interior(scene, p, relief, diameter)
     ghostly = p.kind in ("ghost", "degraded")
     height = relief.height + base * (np.maximum(outside, 0.6) if ghostly else outside) + inner_height
+    height = extras(height, relief, scene, p, diameter, spacing)
     height = terrain.small_craters(height, p, rng, spacing, None if ghostly else 0.9 * (relief.floor + relief.wall))
     albedo = albedo * outside + inner_albedo
     if p.kind == "rayed":
@@ -52,9 +55,18 @@ def surfaces(p: CraterParameters, size: int, rng: np.random.Generator) -> tuple[
     return Surface(height, albedo, np.maximum(sand * outside, inner_sand), frost), plain, spacing
 
 
+def extras(height: Array, relief: morphology.Relief, scene: morphology.Scene, p: CraterParameters, diameter: float, spacing: float) -> Array:
+    """Relief that only some instruments' scenes have: hummocky ejecta, isolated hills, old neighbours. Its random numbers are its own."""
+    if p.hummocks > 0.0:
+        height = height + terrain.hummocks(relief, scene, p, spacing)
+    if p.massifs > 0.0:
+        height = height + terrain.massifs(relief, scene, p)
+    return height
+
+
 def shade(surface: Surface, p: CraterParameters, spacing: float) -> Array:
     """RGB [s, s, 3] of a map under the picture's sun, seen from above."""
-    light = photometry.reflectance(surface.height, spacing, p.sun_azimuth, p.sun_elevation)
+    light = photometry.reflectance(surface.height, spacing, p.sun_azimuth, p.sun_elevation, p.ambient, p.lommel)
     return imaging.colourise(light, surface.albedo, surface.sand, surface.frost, p)
 
 

@@ -62,6 +62,20 @@ def streaks(scene: Scene, angle: float) -> Array:
     return 0.2 * np.clip(pattern, -1.6, 1.6) * (0.7 + 0.3 * scene.noise_b)
 
 
+def hummocks(relief: Relief, scene: Scene, p: CraterParameters, spacing: float) -> Array:
+    """Hummocky ejecta: rough relief from the rim outward, fading over one crater radius."""
+    texture = scene.fine_a + 0.6 * scene.fine_b + 0.8 * scene.noise_b
+    slope = math.sqrt(float(np.mean((texture[:, 1:] - texture[:, :-1]) ** 2)) * 2.0) / spacing
+    reach = smoothstep(relief.radius, 0.85, 1.1) * np.exp(-np.maximum(relief.radius - 1.1, 0.0) / 0.55)
+    return texture * (p.hummocks / max(slope, 1e-6)) * reach * smoothstep(scene.noise_a, -1.6, 0.9)
+
+
+def massifs(relief: Relief, scene: Scene, p: CraterParameters) -> Array:
+    """Isolated rough hills where a long-wave field is high, outside the crater."""
+    hill = smoothstep(scene.noise_b + 0.15 * scene.fine_a, 0.5, 1.6)
+    return 2.0 * p.massifs * hill * (1.0 + 0.25 * scene.fine_b) * smoothstep(relief.radius, 0.9, 1.5)
+
+
 @lru_cache(maxsize=512)
 def _stamp(radius: int, age: int, sub: int) -> Array:
     """Height of a small crater of `radius` quarter pixels, in units of its diameter; side 2m + 1; `age` 0 to 3, `sub` 4 × 4 subpixel shifts."""
