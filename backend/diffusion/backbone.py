@@ -1,0 +1,153 @@
+"""The frozen diffusion model: any Stable-Diffusion-type pipeline folder or hub id that diffusers can load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.diffusion.schedule import Schedule, stock_schedule
+from backend.errors import InputError
+
+ENCODE_CHUNK = 64
+DECODE_CHUNK = 32
+
+
+@dataclass
+class Backbone:
+    """The parts of a latent diffusion pipeline, frozen and in evaluation mode.
+
+    Attributes:
+        unet: noise predictor, `unet(latents [b,C,H,W], t [b], encoder_hidden_states [b,L,E])`.
+        vae: AutoencoderKL, AutoencoderTiny or another with `decode(latents).sample` and a scaling factor.
+        scheduler: a DDIMScheduler of the pipeline's own noise schedule and timestep spacing.
+        latent_shape: (C, H, W).
+        alphas_cumprod: float64 [levels].
+        prediction_type: `epsilon`, `v_prediction` or `sample`.
+        clip_range: predicted clean latents are cut to plus or minus this; 0 for no cut.
+        null_embedding: [L, E] of the empty prompt.
+        source: the folder or hub id it was loaded from.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    latent_shape: tuple[int, int, int]
+    alphas_cumprod: torch.Tensor
+    prediction_type: str
+    clip_range: float
+    device: torch.device
+    dtype: torch.dtype
+    source: str
+    null_embedding: torch.Tensor = None
+
+    def schedule(self, steps: int) -> Schedule:
+        """The stock DDIM schedule of T steps, on the backbone's device."""
+        return stock_schedule(self.scheduler, steps, self.device)
+
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Text embeddings [P, L, E] float32; longer prompts than the encoder's L tokens are cut, as in diffusers."""
+        rows = []
+        with torch.no_grad():
+            for start in range(0, len(prompts), ENCODE_CHUNK):
+                tokens = self.tokenizer(
+                    list(prompts[start : start + ENCODE_CHUNK]), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+                )
+                uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
+                mask = tokens.attention_mask.to(self.device) if uses_mask else None
+                rows.append(self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].float())
+        if not rows:
+            raise InputError("no prompts to encode: give at least one", field="train_prompts")
+        return torch.cat(rows)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, h, w] float32 in [0, 1] of latents [B, C, H, W]."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        images = []
+        with torch.no_grad():
+            for chunk in latents.split(DECODE_CHUNK):
+                scaled = (chunk / self.vae.config.scaling_factor + shift).to(self.vae.dtype)
+                images.append((self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1))
+        return torch.cat(images)
+
+
+def load_backbone(path_or_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
+    """Load and freeze a pipeline.
+
+    Args:
+        path_or_id: pipeline folder in diffusers' layout (safetensors), or a hub id `owner/name`.
+        device: where it runs.
+        dtype: of the frozen weights; latents and log-probs are float32 always.
+
+    Raises:
+        InputError: the folder is missing, is no pipeline, holds no safetensors weights, or its sampler cannot be used.
+    """
+    folder = Path(path_or_id)
+    kwargs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "safety_checker": None, "requires_safety_checker": False}
+    if folder.is_dir():
+        kwargs |= _check_folder(folder)
+    elif str(path_or_id).count("/") != 1 or str(path_or_id)[0] in "./~" or Path(folder.parts[0]).is_dir():
+        raise InputError(f"base_model {str(path_or_id)!r}: no such folder; run `make base-model`, or name a diffusers pipeline folder or hub id", field="base_model")
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(str(path_or_id), **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"base_model {str(path_or_id)!r} cannot be loaded ({reason}): give a complete diffusers pipeline with safetensors weights", field="base_model") from error
+    return backbone_from_pipeline(pipe, device, dtype, str(path_or_id))
+
+
+def _check_folder(folder: Path) -> dict[str, str]:
+    """What `from_pretrained` must be told of this folder; InputError for one without a pipeline or without weights."""
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"base_model {str(folder)!r} has no model_index.json: name the folder of a diffusers pipeline, or run `make base-model`", field="base_model")
+    variant = {}
+    for part in ("unet", "vae", "text_encoder"):
+        weights = [p.name for p in (folder / part).glob("*.safetensors")]
+        if not weights:
+            raise InputError(f"base_model {str(folder)!r} has no weights in {part}/ (*.safetensors): run `make base-model`, or download the complete model", field="base_model")
+        if all(".fp16." in name for name in weights):
+            variant = {"variant": "fp16"}
+    return variant
+
+
+def backbone_from_pipeline(pipe: Any, device: torch.device | str, dtype: torch.dtype, source: str) -> Backbone:
+    """Freeze the parts of a loaded StableDiffusionPipeline.
+
+    Raises:
+        InputError: the sampler's settings have no DDIM counterpart here.
+    """
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    if scheduler.config.thresholding:
+        raise InputError(f"base_model {source!r} uses dynamic thresholding, which has no Gaussian step: choose another base model", field="base_model")
+    unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
+    for part in (unet, vae, text_encoder):
+        part.to(device).eval().requires_grad_(False)
+    if getattr(vae.config, "force_upcast", False):
+        vae.to(torch.float32)
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    backbone = Backbone(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=pipe.tokenizer,
+        scheduler=scheduler,
+        latent_shape=(unet.config.in_channels, height, width),
+        alphas_cumprod=scheduler.alphas_cumprod.to(torch.float64).to(device),
+        prediction_type=scheduler.config.prediction_type,
+        clip_range=float(scheduler.config.clip_sample_range) if scheduler.config.clip_sample else 0.0,
+        device=torch.device(device),
+        dtype=dtype,
+        source=source,
+    )
+    backbone.null_embedding = backbone.encode([""])[0]
+    return backbone

@@ -1,0 +1,1 @@
+"""The three policies, the critic, and averages of saved policies."""

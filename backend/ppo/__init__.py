@@ -1,0 +1,1 @@
+"""Proximal policy optimisation: credit, losses, updates and their state."""

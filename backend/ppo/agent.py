@@ -1,0 +1,274 @@
+"""The agent: draws groups with its policy, turns their reward into credit, and updates the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.config import TrainConfig, field_meta, field_names, make_config
+from backend.diffusion.backbone import Backbone
+from backend.diffusion.noise import NoiseSource, mix
+from backend.diffusion.sampler import ShouldStop, check_stop, rollout
+from backend.diffusion.trajectory import Trajectory
+from backend.errors import InputError
+from backend.policies.base import Policy
+from backend.policies.value import ValueNetwork
+from backend.ppo.advantages import Credit, CreditEstimator
+from backend.ppo.batch import Batch
+from backend.ppo.coefficients import AdaptiveCoefficient
+from backend.ppo.ema import MovingAverage
+from backend.ppo.losses import explained_variance
+from backend.ppo.memory import ReplayMemory
+from backend.ppo.noise_scale import GradientNoiseScale
+from backend.ppo.objective import Settings, fill_stats
+from backend.ppo.state import adam_tensors, load_adam, prefixed, unprefixed
+from backend.ppo.stats import UpdateStats, sample_diversity
+from backend.ppo.trpo import TRPO
+from backend.ppo.update import PPO
+
+CRITIC_STREAM, WINDOW_STREAM = 1 << 21, 1 << 22
+
+
+class Agent:
+    """A policy with everything that trains it.
+
+    Args:
+        config: settings; live ones change by `set_knob`.
+        backbone: the frozen model.
+        policy: as `build_policy(config, backbone)` makes it.
+    """
+
+    def __init__(self, config: TrainConfig, backbone: Backbone, policy: Policy) -> None:
+        self.config, self.backbone, self.policy = config, backbone, policy
+        if config.gradient_checkpointing:
+            backbone.unet.enable_gradient_checkpointing()
+        if config.attention_slicing:
+            backbone.unet.set_attention_slice("auto")
+        self.optimiser = torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate)
+        self.critic = self.critic_optimiser = None
+        if config.advantage == "gae":
+            generator = torch.Generator().manual_seed(mix(config.seed, CRITIC_STREAM))
+            self.critic = ValueNetwork(backbone.null_embedding.shape[-1], generator).to(backbone.device)
+            self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.learning_rate_critic)
+        self.credit = CreditEstimator(config)
+        self.entropy_coef = AdaptiveCoefficient(config.entropy_coef, config.entropy_coef)
+        self.kl_base_coef = AdaptiveCoefficient(config.kl_base_coef, config.kl_base_coef)
+        self.noise_scale = GradientNoiseScale()
+        self.memory = ReplayMemory(config.replay_groups)
+        self.ema = MovingAverage(policy, config.ema_decay)
+        self.ppo = PPO(policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale)
+        self.trpo = TRPO(policy, self.critic, self.critic_optimiser)
+
+    @property
+    def clip_range(self) -> float:
+        """PPO's clip range per action element: the joint one in nats over d_a."""
+        return self.clip_nats / self.policy.action_dimension
+
+    @property
+    def clip_nats(self) -> float:
+        """PPO's clip range of the joint log-ratio; the mode's own where the config says 0."""
+        return self.config.clip_range_nats or self.policy.default_clip_nats
+
+    def window(self, episode: int) -> tuple[int, int]:
+        """First trained step and K in an episode: fixed, one step further each episode, or drawn from the run's seed."""
+        c = self.config
+        positions = c.num_inference_steps - 2 - c.window_size + 1
+        if c.window_mode == "sliding":
+            return (c.window_start + episode) % positions, c.window_size
+        if c.window_mode == "random":
+            generator = torch.Generator().manual_seed(mix(mix(c.seed, WINDOW_STREAM), episode))
+            return int(torch.randint(positions, (1,), generator=generator)), c.window_size
+        return c.window_start, c.window_size
+
+    def rollout(
+        self,
+        prompt_embeds: torch.Tensor,
+        seeds: Sequence[int],
+        episode: int = 0,
+        deterministic: bool = False,
+        use_ema: bool = False,
+        should_stop: ShouldStop | None = None,
+        base: bool = False,
+    ) -> Trajectory:
+        """Draw one group.
+
+        Args:
+            prompt_embeds: [B, L, E].
+            seeds: noise seed of each image [B].
+            episode: decides the window where it moves.
+            deterministic: mean actions, eta 0 (evaluation).
+            use_ema: with the averaged weights.
+            should_stop: asked before each denoising step.
+            base: with the policy switched off (mean actions are then the base model's).
+
+        Raises:
+            Stopped: the callback said so.
+            InputError: as many prompts as seeds are needed.
+        """
+        if len(prompt_embeds) != len(seeds):
+            raise InputError(f"{len(prompt_embeds)} prompt embeddings for {len(seeds)} seeds: give one of each per image")
+        noise = NoiseSource(seeds, self.backbone.device)
+        with ExitStack() as stack:
+            if use_ema:
+                stack.enter_context(self.ema.applied())
+            if base:
+                stack.enter_context(self.policy.as_base())
+            return rollout(
+                self.backbone, self.policy, prompt_embeds.to(self.backbone.device), noise, self.window(episode), num_inference_steps=self.config.num_inference_steps,
+                guidance_scale=self.config.guidance_scale, deterministic=deterministic, should_stop=should_stop,
+            )  # fmt: skip
+
+    def advantages(self, trajectory: Trajectory, total_reward: torch.Tensor, prompt_index: torch.Tensor, group_score: float | None = None) -> Credit:
+        """Advantages [K, B] of a group; the group joins the running baselines. See `CreditEstimator`."""
+        values = torch.zeros_like(trajectory.log_probs)
+        if self.critic is not None:
+            with torch.no_grad():
+                values = torch.stack([self.critic(trajectory.embeds, t) for t in trajectory.timesteps])
+        return self.credit.estimate(total_reward, prompt_index, values, group_score)
+
+    def update(
+        self,
+        trajectory: Trajectory,
+        total_reward: torch.Tensor,
+        prompt_index: torch.Tensor,
+        prompt_embeds: torch.Tensor | None,
+        generator: torch.Generator,
+        should_stop: ShouldStop | None = None,
+        group_score: float | None = None,
+    ) -> UpdateStats:
+        """Train on one group (and on remembered ones).
+
+        Args:
+            trajectory: what `rollout` gave.
+            total_reward: credit of each image [B].
+            prompt_index: which prompt each image has [B].
+            prompt_embeds: [B, L, E]; None takes those of the trajectory.
+            generator: shuffles the minibatches (CPU).
+            should_stop: asked before each micro-batch.
+            group_score: the set's score, used where the advantage is `broadcast`.
+
+        Raises:
+            Stopped: the callback said so; the minibatch under way is discarded.
+        """
+        if prompt_embeds is not None:
+            trajectory.embeds = prompt_embeds.to(self.backbone.device)
+        credit = self.advantages(trajectory, total_reward, prompt_index, group_score)
+        stats = UpdateStats(advantage_std=credit.std, degenerate_share=float(credit.degenerate), skipped_nonfinite=float(credit.nonfinite > 0))
+        stats.sample_diversity = sample_diversity(trajectory.final_latents)
+        group = Batch.of(trajectory, credit)
+        settings = self._settings(len(trajectory))
+        if self.kl_base_coef.value and not self.policy.base_is_zero and bool(credit.advantages.any()):
+            self._add_base_means(group, trajectory, settings, generator, should_stop)
+        batch = Batch.join([group, *self.memory.recall(self.backbone.device)])
+        trainer = self.trpo if self.config.algorithm == "TRPO" else self.ppo
+        tally = trainer.run(batch, settings, generator, should_stop)
+        fill_stats(stats, tally, settings, self.policy.action_dimension)
+        self._after(stats, group, tally.steps)
+        return stats
+
+    def _settings(self, images: int) -> Settings:
+        c = self.config
+        return Settings(
+            clip_range=self.clip_range, target_kl=c.target_kl_nats, epochs=c.ppo_epochs, minibatches=c.minibatches, micro_batch=c.micro_batch or -(-images // c.minibatches),
+            max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value, entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value,
+        )  # fmt: skip
+
+    def _add_base_means(self, group: Batch, trajectory: Trajectory, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None) -> None:
+        """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""
+        step = int(torch.randint(trajectory.steps, (1,), generator=generator))
+        index = (group.transitions.step == step).nonzero().squeeze(1)
+        means = torch.full_like(group.transitions.mean, float("nan"))
+        with torch.no_grad(), self.policy.as_base():
+            for part in index.split(settings.micro_batch):
+                check_stop(should_stop)
+                means[part] = self.policy.distribution(group.transitions.take(part)).mean
+        group.transitions.base_mean = means
+        settings.base_share = 1 / trajectory.steps
+
+    def _after(self, stats: UpdateStats, group: Batch, steps: int) -> None:
+        stats.explained_variance = explained_variance(group.values, group.returns) if self.critic is not None else 0.0
+        stats.gradient_noise_scale = self.noise_scale.value
+        stats.learning_rate = self.config.learning_rate
+        stats.entropy_coef, stats.kl_base_coef = self.entropy_coef.value if self.policy.learns_std else 0.0, self.kl_base_coef.value
+        if steps:
+            self.ema.update()
+            if self.policy.learns_std:
+                self.entropy_coef.adapt(self.config.entropy_target - stats.entropy)
+            if self.kl_base_coef.value:
+                self.kl_base_coef.adapt(stats.kl_base / self.config.kl_base_target_nats - 1)
+        if bool(group.advantages.any()):
+            self.memory.push(group)
+
+    def set_knob(self, name: str, value: Any) -> None:
+        """Change a setting while a run is training.
+
+        Raises:
+            InputError: unknown, not live, or out of bounds.
+        """
+        if name not in field_names() or not field_meta(name)["live"]:
+            raise InputError(f"{name!r} cannot be changed during a run: live settings are {', '.join(n for n in field_names() if field_meta(n)['live'])}", field=name)
+        config = make_config(self.config.model_dump() | {name: value})
+        self.config = self.policy.config = self.credit.config = config
+        if name in ("learning_rate", "learning_rate_critic"):
+            optimiser = self.optimiser if name == "learning_rate" else self.critic_optimiser
+            for group in optimiser.param_groups if optimiser else []:
+                group["lr"] = getattr(config, name)
+        if name in ("entropy_coef", "kl_base_coef"):
+            getattr(self, name).reset(getattr(config, name))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact resume needs: `tensors` by name (safetensors) and JSON-able `scalars`."""
+        tensors = prefixed("policy", self.policy.trainable_state()) | prefixed("ema", self.ema.tensors)
+        tensors |= prefixed("adam", adam_tensors(self.optimiser, self.policy.trainable())) | prefixed("memory", self.memory.tensors())
+        if self.critic is not None:
+            named = dict(self.critic.named_parameters())
+            tensors |= prefixed("critic", self.critic.state_dict()) | prefixed("critic_adam", adam_tensors(self.critic_optimiser, named))
+        live = {n: getattr(self.config, n) for n in field_names() if field_meta(n)["live"]}
+        scalars = {
+            "credit": self.credit.state(), "noise_scale": self.noise_scale.state(), "ema_updates": self.ema.updates, "memory": self.memory.sizes(), "live": live,
+            "entropy_coef": [self.entropy_coef.value, self.entropy_coef.start], "kl_base_coef": [self.kl_base_coef.value, self.kl_base_coef.start],
+        }  # fmt: skip
+        return {"tensors": tensors, "scalars": scalars}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, live settings included.
+
+        Raises:
+            InputError: the state is that of another mode or shape.
+        """
+        tensors, scalars = state["tensors"], state["scalars"]
+        self.policy.load_trainable(unprefixed("policy", tensors))
+        for name, value in scalars["live"].items():
+            if getattr(self.config, name) != value:
+                self.set_knob(name, value)
+        load_adam(self.optimiser, self.policy.trainable(), unprefixed("adam", tensors))
+        self.ema.tensors = {n: t.to(self.backbone.device).clone() for n, t in unprefixed("ema", tensors).items()}
+        self.ema.updates = scalars["ema_updates"]
+        if self.critic is not None:
+            self.critic.load_state_dict(unprefixed("critic", tensors))
+            load_adam(self.critic_optimiser, dict(self.critic.named_parameters()), unprefixed("critic_adam", tensors))
+        self.credit.load_state(scalars["credit"])
+        self.noise_scale.load_state(scalars["noise_scale"])
+        self.memory.load(unprefixed("memory", tensors), scalars["memory"])
+        self.entropy_coef = AdaptiveCoefficient(*scalars["entropy_coef"])
+        self.kl_base_coef = AdaptiveCoefficient(*scalars["kl_base_coef"])
+
+    def save_policy(self, folder: str | Path, use_ema: bool = False) -> Path:
+        """Write the policy for use without this program's state (LORA_UNET: diffusers' LoRA format); returns the file."""
+        with ExitStack() as stack:
+            if use_ema:
+                stack.enter_context(self.ema.applied())
+            return self.policy.save(folder)
+
+    def load_policy(self, folder: str | Path) -> None:
+        """Read what `save_policy` wrote; the average starts again from it.
+
+        Raises:
+            InputError: missing, or another policy's.
+        """
+        self.policy.load(folder)
+        self.ema.reset()

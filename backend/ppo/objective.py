@@ -1,0 +1,134 @@
+"""What PPO and TRPO share: the loss of recorded pairs, the critic's step, and the figures they gather."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from backend.policies.base import Policy
+from backend.ppo.batch import Batch
+from backend.ppo.losses import clipped_surrogate, value_loss
+from backend.ppo.stats import UpdateStats
+
+MEMORY_GUARD = 4.0  # replayed pairs whose joint log-ratio exceeds this many clip ranges are left out
+
+
+@dataclass
+class Settings:
+    """What an update needs of the configuration at this moment.
+
+    `clip_range` is per action element; `target_kl` in joint nats; `micro_batch` counts pairs replayed at once (0: as many as a minibatch has images).
+    """
+
+    clip_range: float
+    target_kl: float
+    epochs: int
+    minibatches: int
+    micro_batch: int
+    max_grad_norm: float
+    vf_coef: float
+    clip_range_value: float
+    entropy_coef: float
+    kl_base_coef: float
+    base_share: float = 1.0  # share of the pairs whose base mean is known
+
+
+@dataclass
+class Tally:
+    """Per-pair figures gathered over an update, kept on the device until its end."""
+
+    rows: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    skipped: int = 0
+    dropped: int = 0
+    steps: int = 0
+    clipped_steps: int = 0
+    early_stopped: bool = False
+    norms: list[float] = field(default_factory=list)
+    norms_after: list[float] = field(default_factory=list)
+    critic_norms: list[float] = field(default_factory=list)
+    last_kl: float = 0.0
+
+    def add(self, **values: torch.Tensor) -> None:
+        """Keep detached values [m] by name."""
+        for name, value in values.items():
+            self.rows.setdefault(name, []).append(value.detach())
+
+    def get(self, name: str) -> torch.Tensor:
+        """Finite values gathered under a name; one zero where there are none."""
+        values = torch.cat(self.rows[name]) if self.rows.get(name) else torch.zeros(1)
+        values = values[values.isfinite()]
+        return values if len(values) else torch.zeros(1)
+
+
+def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss of some pairs, and the exact KL per action element of the fresh ones to the policy that sampled them [m].
+
+    Clipped surrogate, minus the entropy bonus of a learned spread, plus the penalty on KL to the base where base means are known.
+    """
+    t = chunk.transitions
+    log_prob, entropy, distribution = policy.evaluate(t)
+    log_ratio = log_prob - t.log_prob
+    surrogate = clipped_surrogate(log_ratio, chunk.advantages, settings.clip_range)
+    stale = ~chunk.fresh & ((log_ratio.detach().abs() > MEMORY_GUARD * settings.clip_range) | ~log_ratio.detach().isfinite())
+    surrogate = torch.where(stale, 0.0, surrogate)
+    tally.dropped += int(stale.sum()) if not bool(chunk.fresh.all()) else 0
+    kl = distribution.kl_from(t.mean, t.log_std)
+    loss = surrogate.sum()
+    if policy.learns_std and settings.entropy_coef:
+        loss = loss - settings.entropy_coef * entropy.sum()
+    base = torch.zeros_like(t.mean) if policy.base_is_zero else t.base_mean
+    if base is not None:
+        known = base.flatten(1)[:, 0].isfinite()
+        kl_base = distribution.mean_shift_kl(torch.where(known.reshape(-1, *[1] * (base.ndim - 1)), base, distribution.mean.detach()))
+        tally.add(kl_base=kl_base[known])
+        if settings.kl_base_coef:
+            # The pairs with a known base mean stand for all: an unbiased estimate of the penalty.
+            loss = loss + settings.kl_base_coef * kl_base.sum() / settings.base_share
+    ratio = log_ratio.detach().exp()
+    tally.add(surrogate=surrogate, entropy=entropy, kl=kl, ratio=ratio, up=(ratio > 1 + settings.clip_range).float(), down=(ratio < 1 - settings.clip_range).float())
+    return loss, kl.detach()[chunk.fresh]
+
+
+def critic_step(critic: nn.Module, optimiser: torch.optim.Optimizer, part: Batch, settings: Settings, tally: Tally) -> bool:
+    """One step of the value network on its own optimiser; False where its loss is not finite."""
+    optimiser.zero_grad(set_to_none=True)
+    values = critic(part.transitions.embeds, part.transitions.timestep)
+    losses = value_loss(values, part.values, part.returns, settings.clip_range_value)
+    loss = settings.vf_coef * losses.mean()
+    if not bool(loss.isfinite()):
+        return False
+    loss.backward()
+    tally.critic_norms.append(float(torch.nn.utils.clip_grad_norm_(critic.parameters(), settings.max_grad_norm)))
+    optimiser.step()
+    tally.add(value_loss=losses)
+    return True
+
+
+def fill_stats(stats: UpdateStats, tally: Tally, settings: Settings, dimension: int) -> None:
+    """Write what an update gathered into its report."""
+    ratio = tally.get("ratio") if tally.rows.get("ratio") else torch.ones(1)
+    kl_base = float(tally.get("kl_base").mean())
+    stats.actor_loss = float(tally.get("surrogate").mean())
+    stats.critic_loss = float(tally.get("value_loss").mean())
+    stats.entropy = float(tally.get("entropy").mean())
+    stats.entropy_loss = -settings.entropy_coef * stats.entropy
+    stats.kl_divergence = float(tally.get("kl").mean()) * dimension
+    stats.kl_base = kl_base * dimension
+    stats.distance_to_base = (2 * max(kl_base, 0.0)) ** 0.5
+    stats.ratio_mean, stats.ratio_max = float(ratio.mean()), float(ratio.max())
+    stats.ratio_std = float(ratio.std(correction=0))
+    stats.clip_fraction_up, stats.clip_fraction_down = float(tally.get("up").mean()), float(tally.get("down").mean())
+    stats.grad_norm_actor, stats.grad_norm_actor_after = _mean(tally.norms), _mean(tally.norms_after)
+    stats.grad_norm_critic = _mean(tally.critic_norms)
+    stats.grad_clipped = tally.clipped_steps / max(1, tally.steps)
+    stats.skipped_nonfinite += tally.skipped
+    stats.early_stopped = float(tally.early_stopped)
+    stats.optimiser_steps = float(tally.steps)
+    stats.samples_used = float(sum(len(v) for v in tally.rows.get("ratio", [])))
+    stats.replayed_dropped = float(tally.dropped)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,93 @@
+"""One PPO update: minibatches, micro-batches, guards and early stop."""
+
+from __future__ import annotations
+
+import torch
+
+from backend.diffusion.sampler import ShouldStop, check_stop
+from backend.policies.base import Policy
+from backend.ppo.batch import Batch
+from backend.ppo.noise_scale import GradientNoiseScale
+from backend.ppo.objective import Settings, Tally, critic_step, pair_loss
+
+
+class PPO:
+    """Clipped-surrogate updates of a policy and, where there is one, its critic.
+
+    Args:
+        policy: what is trained.
+        optimiser: over `policy.trainable()`.
+        critic, critic_optimiser: the value network, or None.
+        noise_scale: running estimate that the minibatch gradients feed.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimiser: torch.optim.Optimizer,
+        critic: torch.nn.Module | None,
+        critic_optimiser: torch.optim.Optimizer | None,
+        noise_scale: GradientNoiseScale,
+    ) -> None:
+        self.policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale = policy, optimiser, critic, critic_optimiser, noise_scale
+
+    def run(self, batch: Batch, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None = None) -> Tally:
+        """Epochs over a batch; parameters are changed in place.
+
+        Raises:
+            Stopped: between micro-batches; a begun minibatch is discarded.
+        """
+        tally = Tally()
+        for epoch in range(settings.epochs):
+            gradients: list[torch.Tensor] = []
+            for part, images in batch.minibatches(settings.minibatches, generator):
+                first = self._minibatch(part, images, settings, tally, should_stop)
+                if first is not None and epoch == 0:
+                    gradients.append(first)
+                if tally.last_kl > settings.target_kl:
+                    tally.early_stopped = True
+                    break
+            self.noise_scale.observe(gradients, max(1, batch.images // settings.minibatches))
+            if tally.early_stopped:
+                break
+        return tally
+
+    def _minibatch(self, part: Batch, images: int, settings: Settings, tally: Tally, should_stop: ShouldStop | None) -> torch.Tensor | None:
+        """One optimiser step; returns the flat gradient, or None where nothing was stepped."""
+        pairs, part = len(part), part.used()
+        if not len(part):
+            return None
+        self.optimiser.zero_grad(set_to_none=True)
+        kls, finite = [], True
+        for chunk in part.split(settings.micro_batch or images):
+            check_stop(should_stop)
+            loss, kl = pair_loss(self.policy, chunk, settings, tally)
+            finite = finite and bool(loss.isfinite())
+            if not finite:
+                break
+            (loss / pairs).backward()
+            kls.append(kl)
+        kl = torch.cat(kls) if kls else torch.zeros(0)
+        tally.last_kl = float(kl.mean()) * self.policy.action_dimension if len(kl) else 0.0
+        if tally.last_kl > settings.target_kl:
+            self.optimiser.zero_grad(set_to_none=True)
+            return None
+        if self.critic is not None:
+            finite = critic_step(self.critic, self.critic_optimiser, part, settings, tally) and finite
+        return self._step(settings, tally, finite)
+
+    def _step(self, settings: Settings, tally: Tally, finite: bool) -> torch.Tensor | None:
+        parameters = [p for p in self.policy.trainable().values() if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in parameters]) if finite and parameters else None
+        norm = float(flat.norm()) if flat is not None else float("nan")
+        if flat is None or not norm < float("inf"):
+            self.optimiser.zero_grad(set_to_none=True)
+            tally.skipped += 1
+            return None
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        self.optimiser.step()
+        tally.steps += 1
+        tally.clipped_steps += norm > settings.max_grad_norm
+        tally.norms.append(norm)
+        tally.norms_after.append(min(norm, settings.max_grad_norm))
+        return flat
