@@ -113,6 +113,10 @@ def expose(image: Array, p: CraterParameters, rng: np.random.Generator) -> Array
         image = image + p.sharpening * (image - gaussian_filter(image, (2.0 * sigma, 2.0 * sigma, 0.0), mode="nearest", truncate=3.0))
     if p.column_noise > 0.0:
         image = image + p.column_noise * rng.standard_normal((1, size, 1), dtype=np.float32)
-    image = image + p.noise * rng.standard_normal(image.shape, dtype=np.float32)
+    grain = rng.standard_normal(image.shape, dtype=np.float32)
+    if p.grain > 0.0:
+        grain = gaussian_filter(grain, (p.grain, p.grain, 0.0), mode="wrap", truncate=3.0)
+        grain *= 1.0 / max(float(grain.std()), 1e-6)
+    image = image + p.noise * grain
     image = np.clip(tone(image) * 255.0 + 0.5, 0, 255).astype(np.uint8)
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

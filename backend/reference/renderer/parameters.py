@@ -72,6 +72,7 @@ class CraterParameters:
     old_craters: float = 0.0  # expected number of worn craters comparable with the main one, overlapped by it
     massifs: float = 0.0  # height of isolated rough hills in the plain / frame width
     sharpening: float = 0.0  # strength of the halo along edges that resampling and enhancement leave in mosaics
+    grain: float = 0.0  # standard deviation in pixels over which the noise is correlated
     column_noise: float = 0.0  # standard deviation of detector column offsets
 
     def __post_init__(self) -> None:

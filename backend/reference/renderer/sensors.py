@@ -45,6 +45,7 @@ class SensorPreset:
     ambient: float
     blur: Range
     noise: Range
+    grain: Range
     column_noise: Range
     sharpening: Range
 
@@ -56,7 +57,7 @@ class SensorPreset:
         if fixed.get("kind", drawn["kind"]) in ("ghost", "degraded"):
             drawn["rims"] = "worn"
         drawn["sun_azimuth"] = float(rng.normal(*self.azimuth)) % 360.0
-        for field in ("size", "spectrum", "small_craters", "massifs", "irregularity", "albedo", "albedo_contrast", "blur", "noise", "column_noise", "sharpening"):
+        for field in ("size", "spectrum", "small_craters", "massifs", "irregularity", "albedo", "albedo_contrast", "blur", "noise", "grain", "column_noise", "sharpening"):
             drawn[field] = float(rng.uniform(*getattr(self, field)))
         drawn["sun_elevation"] = float(rng.uniform(*self.elevation))
         for field in ("roughness", "hummocks", "contrast"):
@@ -66,30 +67,82 @@ class SensorPreset:
         return drawn
 
 
-PRESETS: dict[str, SensorPreset] = {
-    "themis": SensorPreset(
-        kinds=(("bowl", 3.0), ("complex", 1.2), ("terraced", 0.7), ("degraded", 2.0), ("infilled", 2.5), ("ghost", 1.2), ("double", 0.2)),
-        terrains=(("smooth plains", 3.0), ("cratered highlands", 1.0), ("rocky plains", 0.4), ("dusty plains", 1.0)),
-        rims=(("sharp", 3.0), ("worn", 2.0), ("scalloped", 1.0)),
-        interiors=(("smooth floors", 3.0), ("rocky floors", 1.5), ("sunlit interiors", 1.0)),
-        azimuth=(180.0, 18.0),
-        elevation=(25.0, 42.0),
-        size=(0.45, 0.58),
-        spectrum=(3.6, 4.8),
-        log_roughness=(0.03, 0.16),
-        log_hummocks=(0.02, 0.25),
-        log_contrast=(1.0, 2.6),
-        small_craters=(0.0, 14.0),
-        old_craters=0.5,
-        massifs=(0.0, 0.06),
-        irregularity=(0.02, 0.06),
-        albedo=(0.42, 0.52),
-        albedo_contrast=(0.03, 0.14),
-        lommel=0.35,
-        ambient=0.15,
-        blur=(0.6, 1.0),
-        noise=(0.004, 0.012),
-        column_noise=(0.0, 0.004),
-        sharpening=(0.0, 0.6),
-    ),
-}
+THEMIS = SensorPreset(
+    kinds=(("bowl", 3.0), ("complex", 1.2), ("terraced", 0.7), ("degraded", 2.0), ("infilled", 2.5), ("ghost", 1.2), ("double", 0.2)),
+    terrains=(("smooth plains", 3.0), ("cratered highlands", 1.0), ("rocky plains", 0.4), ("dusty plains", 1.0)),
+    rims=(("sharp", 3.0), ("worn", 2.0), ("scalloped", 1.0)),
+    interiors=(("smooth floors", 2.5), ("rocky floors", 1.0), ("sunlit interiors", 1.8)),
+    azimuth=(180.0, 18.0),
+    elevation=(20.0, 36.0),
+    size=(0.45, 0.58),
+    spectrum=(3.6, 4.8),
+    log_roughness=(0.02, 0.11),
+    log_hummocks=(0.02, 0.25),
+    log_contrast=(1.3, 3.8),
+    small_craters=(0.0, 14.0),
+    old_craters=0.9,
+    massifs=(0.0, 0.06),
+    irregularity=(0.02, 0.06),
+    albedo=(0.42, 0.52),
+    albedo_contrast=(0.03, 0.14),
+    lommel=0.2,
+    ambient=0.15,
+    blur=(0.6, 1.0),
+    noise=(0.002, 0.006),
+    grain=(0.0, 0.0),
+    column_noise=(0.0, 0.004),
+    sharpening=(0.2, 0.9),
+)
+CTX = SensorPreset(
+    kinds=(("bowl", 4.0), ("degraded", 3.0), ("infilled", 1.5), ("ghost", 1.0), ("double", 0.3)),
+    terrains=(("smooth plains", 3.0), ("dusty plains", 2.0), ("rocky plains", 0.3)),
+    rims=(("sharp", 3.0), ("worn", 2.0)),
+    interiors=(("smooth floors", 2.0), ("sunlit interiors", 2.0)),
+    azimuth=(180.0, 18.0),
+    elevation=(30.0, 50.0),
+    size=(0.4, 0.52),
+    spectrum=(3.6, 4.8),
+    log_roughness=(0.02, 0.08),
+    log_hummocks=(0.02, 0.12),
+    log_contrast=(0.5, 1.9),
+    small_craters=(0.0, 8.0),
+    old_craters=0.5,
+    massifs=(0.0, 0.03),
+    irregularity=(0.01, 0.05),
+    albedo=(0.3, 0.48),
+    albedo_contrast=(0.03, 0.2),
+    lommel=0.5,
+    ambient=0.15,
+    blur=(0.8, 1.2),
+    noise=(0.01, 0.024),
+    grain=(0.5, 1.1),
+    column_noise=(0.0, 0.004),
+    sharpening=(0.0, 0.3),
+)
+HIRISE = SensorPreset(
+    kinds=(("bowl", 4.0), ("rayed", 1.0), ("degraded", 1.5), ("complex", 0.5), ("infilled", 1.0), ("clustered", 0.5), ("rampart", 0.5)),
+    terrains=(("smooth plains", 2.0), ("dune fields", 1.5), ("rocky plains", 1.5), ("layered terrain", 1.0), ("fractured terrain", 1.0), ("streaked plains", 1.0)),
+    rims=(("sharp", 3.0), ("worn", 2.0), ("scalloped", 1.0)),
+    interiors=(("smooth floors", 1.0), ("dune floors", 2.0), ("rocky floors", 1.5), ("layered walls", 1.0), ("gullied walls", 1.5), ("sunlit interiors", 1.0)),
+    azimuth=(180.0, 25.0),
+    elevation=(25.0, 50.0),
+    size=(0.3, 0.72),
+    spectrum=(3.4, 4.6),
+    log_roughness=(0.04, 0.2),
+    log_hummocks=(0.02, 0.15),
+    log_contrast=(1.0, 2.0),
+    small_craters=(2.0, 25.0),
+    old_craters=0.2,
+    massifs=(0.0, 0.02),
+    irregularity=(0.01, 0.06),
+    albedo=(0.42, 0.55),
+    albedo_contrast=(0.05, 0.2),
+    lommel=0.55,
+    ambient=0.12,
+    blur=(0.5, 0.75),
+    noise=(0.002, 0.006),
+    grain=(0.0, 0.0),
+    column_noise=(0.0, 0.0),
+    sharpening=(0.0, 0.3),
+)
+PRESETS: dict[str, SensorPreset] = {"themis": THEMIS, "ctx": CTX, "hirise": HIRISE}

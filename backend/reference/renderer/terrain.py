@@ -72,8 +72,8 @@ def hummocks(relief: Relief, scene: Scene, p: CraterParameters, spacing: float) 
 
 def massifs(relief: Relief, scene: Scene, p: CraterParameters) -> Array:
     """Isolated rough hills where a long-wave field is high, outside the crater."""
-    hill = smoothstep(scene.noise_b + 0.15 * scene.fine_a, 0.5, 1.6)
-    return 2.0 * p.massifs * hill * (1.0 + 0.25 * scene.fine_b) * smoothstep(relief.radius, 0.9, 1.5)
+    hill = smoothstep(scene.noise_b + 0.06 * scene.fine_a, 0.5, 2.0)
+    return 2.0 * p.massifs * hill * (1.0 + 0.1 * scene.fine_b) * smoothstep(relief.radius, 0.9, 1.5)
 
 
 @lru_cache(maxsize=512)
