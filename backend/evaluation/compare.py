@@ -1,0 +1,122 @@
+"""Base against tuned: diversity gap closed, precision, adherence, memorisation, each with its paired interval."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from backend.evaluation import manifold
+from backend.evaluation.adherence import adherence_change
+from backend.evaluation.bootstrap import Interval, gap_closed, paired_bootstrap
+from backend.evaluation.diversity import partitions, subset_size, subset_spread, subset_vendi
+from backend.evaluation.judges import Judges, Measured
+
+PRECISION_MARGIN = -3.0  # points; the 95 % lower bound of the change must lie above
+ADHERENCE_MARGIN = -0.05  # relative change
+
+
+def block_scores(measured: Measured, judges: Judges, subsets: np.ndarray) -> dict[str, np.ndarray]:
+    """Diversity of every subset by judge: [Q, U] each.
+
+    Vendi score for Lite2 and wavelets; for the measured crater attributes their spread, in standard deviations of the
+    real side.
+    """
+    scores = {name: subset_vendi(measured.spaces[name], subsets, judges.bandwidths[name]) for name in ("lite2", "wavelet")}
+    return scores | {"attributes": subset_spread(measured.spaces["attributes"], subsets)}
+
+
+def _stack(tables: list[np.ndarray]) -> np.ndarray:
+    """[S] tables of [Q, U] -> [Q, S, U]."""
+    return np.stack(tables, axis=1)
+
+
+def diversity_rows(base: Measured, tuned: list[Measured], ceiling: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], dict[str, Interval]]:
+    """Rows of the table and the gap closed by judge."""
+    subsets = partitions(len(base), subset_size(len(base)), generator)
+    ceiling_subsets = subsets if len(ceiling) == len(base) else partitions(len(ceiling), subsets.shape[2], generator)[:, : subsets.shape[1]]
+    bases, tops = block_scores(base, judges, subsets), block_scores(ceiling, judges, ceiling_subsets)
+    seeds = [block_scores(item, judges, subsets) for item in tuned]
+    names = {"lite2": "Vendi score, Lite2", "wavelet": "Vendi score, wavelets", "attributes": "Spread of measured attributes"}
+    rows, gaps = [], {}
+    for name, title in names.items():
+        tables = [_stack([s[name] for s in seeds]), bases[name][:, None], tops[name][:, None]]
+        change = paired_bootstrap(tables[:2], generator)
+        rows.append(_row(title, float(bases[name].mean()), float(tables[0].mean()), change, ceiling=float(tops[name].mean()), subset=subsets.shape[2]))
+        if tops[name].shape[1] == bases[name].shape[1]:
+            gaps[name] = paired_bootstrap(tables, generator, gap_closed)
+            rows.append(_row(f"Diversity gap closed, {name}", None, None, gaps[name]))
+    return rows, gaps
+
+
+def _row(measure: str, base: float | None, tuned: float | None, interval: Interval | None, **extra: Any) -> dict[str, Any]:
+    numbers = interval.to_dict() if interval is not None else {"estimate": None, "low": None, "high": None}
+    return {"measure": measure, "base": base, "tuned": tuned, **numbers, **extra}
+
+
+def manifold_rows(base: Measured, tuned: list[Measured], judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
+    """Precision, recall and coverage in points (percent), and the change of precision."""
+    real = judges.real.spaces["lite2"]
+    rows, precision = [], None
+    for title, measure in (("Precision", manifold.precision), ("Recall", manifold.recall), ("Coverage", manifold.coverage)):
+        before = 100 * measure(base.spaces["lite2"], real)
+        after = np.stack([100 * measure(item.spaces["lite2"], real) for item in tuned])
+        change = paired_bootstrap([after, before], generator)
+        rows.append(_row(f"{title} (%)", float(before.mean()), float(after.mean()), change))
+        precision = precision or change
+    return rows, precision
+
+
+def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges) -> list[dict[str, Any]]:
+    """Distance to the nearest reference image relative to that of unseen real images; without an interval."""
+    held_out = judges.real.spaces["lite2"]
+    before = manifold.memorisation(base.spaces["lite2"], reference.spaces["lite2"], held_out)
+    after = [manifold.memorisation(item.spaces["lite2"], reference.spaces["lite2"], held_out) for item in tuned]
+    titles = {"median_ratio": "Nearest reference distance / unseen", "close_share": "Suspiciously close to the reference (share)"}
+    return [_row(title, before[key], float(np.mean([item[key] for item in after])), None) for key, title in titles.items()]
+
+
+def guards_of(precision: Interval, adherence: Interval | None) -> dict[str, Any]:
+    """Whether quality was kept; an adherence that cannot be measured passes and is said to be unmeasured."""
+    kept = bool(precision.low > PRECISION_MARGIN)
+    obeyed = None if adherence is None else bool(adherence.estimate >= ADHERENCE_MARGIN)
+    margins = {"precision_margin": PRECISION_MARGIN, "adherence_margin": ADHERENCE_MARGIN}
+    return {"precision": kept, "adherence": obeyed, "precision_low": precision.low, **margins, "passed": kept and obeyed is not False}
+
+
+def compare(
+    base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, wanted: np.ndarray | None, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Everything that evaluation says of one or several training seeds of a setting.
+
+    Args:
+        base: N images of the base.
+        tuned: N images of each training seed, drawn with the base's prompts and noise seeds.
+        ceiling: N renders of the same captions, or the reference images where nothing can be rendered.
+        reference: the reference set.
+        judges: which judge.
+        wanted: [N, A] what the prompts say, or None.
+        generator: of the bootstrap.
+
+    Returns:
+        `gap_closed` (Lite2; None where it has no meaning), `gap` by judge, `table` (rows with measure, base, tuned,
+        estimate, low, high), `guards`, `adherence`.
+    """
+    rows, gaps = diversity_rows(base, tuned, ceiling, judges, generator)
+    more, precision = manifold_rows(base, tuned, judges, generator)
+    rows += more
+    adherence: dict[str, Any] = {"relative": None}
+    if wanted is not None and base.read is not None and ceiling.read is not None:
+        adherence = adherence_change(base.read, [item.read for item in tuned], ceiling.read, wanted, generator)
+        rows.append(_row("Caption adherence (r²), relative change", adherence["base"], adherence["tuned"], adherence["relative"], ceiling=adherence["ceiling"]))
+    rows += memorisation_rows(base, tuned, reference, judges)
+    relative = adherence["relative"]
+    headline = gaps["lite2"].estimate if "lite2" in gaps else math.nan
+    return {
+        "gap_closed": headline if math.isfinite(headline) else None,
+        "gap": {name: interval.to_dict() for name, interval in gaps.items()},
+        "table": rows,
+        "guards": guards_of(precision, relative),
+        "adherence": {**adherence, "relative": relative.to_dict() if relative is not None else None},
+    }

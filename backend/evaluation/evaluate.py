@@ -1,0 +1,202 @@
+"""Before and after: `evaluate_run` draws base and tuned images of the test prompts and lets the judges compare them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from backend.config import TrainConfig
+from backend.diffusion.backbone import Backbone
+from backend.diffusion.sampler import ShouldStop
+from backend.evaluation import renders
+from backend.evaluation.compare import compare
+from backend.evaluation.generate import Progress, base_images, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
+from backend.evaluation.judges import SIZE, Judges, Measured
+from backend.evaluation.manifold import nearest
+from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
+from backend.evaluation.results import write_results
+from backend.policies.base import Policy
+from backend.reference.dataset import load_reference
+from backend.runs import Run
+
+BOOTSTRAP_SEED = 20_260_101  # one resampling for all, so that an evaluation can be repeated to the digit
+
+
+@dataclass
+class Stage:
+    """Everything that evaluation needs of the side that is not tuned; shared by all runs of one base.
+
+    Attributes:
+        protocol: what is drawn.
+        judges: who looks.
+        reference, ceiling: as the judges see them.
+        wanted: [N, A] what the prompts say of the crater attributes; None for photographs.
+        simulated: the reference set is rendered, so ceiling and held-out images can be rendered too.
+    """
+
+    protocol: Protocol
+    judges: Judges
+    reference: Measured
+    ceiling: Measured
+    wanted: np.ndarray | None
+    simulated: bool
+    notes: list[str]
+
+
+def set_stage(
+    config: TrainConfig, protocol: Protocol, device: str = "cpu", real_images: int | None = None, progress: Progress | None = None, should_stop: ShouldStop | None = None
+) -> Stage:
+    """Render or load what tuned images are compared with.
+
+    Args:
+        config: names the reference set.
+        protocol: prompts and seeds.
+        device: of the judge's network.
+        real_images: held-out renders; by default 2000 at the published number of images, else 400.
+        progress, should_stop: callbacks.
+    """
+    reference = load_reference(config.reference, field="reference")
+    count = real_images or (renders.HELD_OUT if protocol.images >= PUBLISHED else renders.HELD_OUT_SMALL)
+    notes = []
+    if not reference.simulated:
+        judges = Judges(reference.images, None, device, reference.digest)
+        seen = judges.measure(reference.images)
+        notes.append("the reference set is not rendered: it stands for the ceiling and for the real side, and caption adherence is not measured")
+        return Stage(protocol, judges, seen, seen, None, False, notes)
+    real, targets = renders.held_out(count, SIZE, should_stop, _share(progress, "rendering held-out craters"))
+    judges = Judges(real, targets, device, f"heldout-{count}-{SIZE}")
+    ceiling = judges.measure(renders.ceiling_images(protocol, SIZE, should_stop, _share(progress, "rendering the ceiling")))
+    said = renders.prompt_targets(protocol.prompts)
+    wanted = said[np.arange(protocol.images) % len(protocol.prompts)]
+    return Stage(protocol, judges, judges.measure(reference.images), ceiling, wanted, True, notes)
+
+
+def _share(progress: Progress | None, what: str) -> Callable[[float], None] | None:
+    return None if progress is None else partial(progress, what)
+
+
+def judge(stage: Stage, base: Measured, tuned: list[Measured]) -> dict[str, Any]:
+    """Compare base and tuned images on a stage; see `compare`."""
+    return compare(base, tuned, stage.ceiling, stage.reference, stage.judges, stage.wanted, np.random.default_rng(BOOTSTRAP_SEED))
+
+
+def trivial_baseline(
+    config: TrainConfig,
+    stage: Stage,
+    backbone: Backbone,
+    digest: str,
+    base: Measured,
+    guidances: tuple[float, ...],
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> dict[str, Any]:
+    """The best constant guidance under the same guards; a learned policy must beat it to count.
+
+    Args:
+        config, stage, backbone, digest: as elsewhere here; the backbone has no adapters yet.
+        base: what the judges saw at the run's own guidance.
+        guidances: candidates.
+
+    Returns:
+        `best` (guidance, gap_closed; None where no candidate passes) and `candidates`.
+    """
+    candidates = []
+    for guidance in guidances:
+        changed = replace(stage.protocol, guidance=guidance)
+        images = base_images(config, changed, backbone, digest, progress=_share(progress, f"drawing guidance {guidance:g}"), should_stop=should_stop)
+        found = judge(stage, base, [stage.judges.measure(images)])
+        candidates.append({"guidance": guidance, "gap_closed": found["gap_closed"], "gap": found["gap"].get("lite2"), "guards": found["guards"]})
+    passed = [c for c in candidates if c["guards"]["passed"] and c["gap_closed"] is not None]
+    best = max(passed, key=lambda c: c["gap_closed"], default=None)
+    return {"best": best and {"guidance": best["guidance"], "gap_closed": best["gap_closed"]}, "candidates": candidates}
+
+
+def evaluate_run(
+    run: Run,
+    images: int | None = None,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    guidances: tuple[float, ...] = (),
+    real_images: int | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run on its test prompts and write the result into the run directory.
+
+    Args:
+        run: the run.
+        images: N, each of base, tuned and ceiling; the config's `eval_images` if None. Published figures use 1024.
+        checkpoint: name, episode number, `best` or `last` (default).
+        device: auto, cpu, cuda.
+        guidances: candidates of the trivial baseline; empty leaves it out.
+        real_images: held-out renders; see `set_stage`.
+        progress: told what is being done and its finished share.
+        should_stop: asked often.
+
+    Returns:
+        What evaluation.json holds: `images`, `small`, `gap_closed`, `gap`, `table`, `guards`, `adherence`, `trivial`,
+        `notes`, hashes of model, protocol and judge.
+
+    Raises:
+        InputError: no checkpoint, too few images, or a missing model, prompt file or reference set.
+        Stopped: the callback said so; nothing is written.
+    """
+    started, config = time.monotonic(), run.config
+    path = find_checkpoint(run, checkpoint)
+    protocol = protocol_for(config, config.eval_images if images is None else images)
+    backbone = open_backbone(config, device)
+    digest = weights_digest(backbone)
+    base = base_images(config, protocol, backbone, digest, progress=_share(progress, "drawing the base"), should_stop=should_stop)
+    stage = set_stage(config, protocol, pick_device(device), real_images, progress, should_stop)
+    seen_base = stage.judges.measure(base)
+    trivial = trivial_baseline(config, stage, backbone, digest, seen_base, guidances, progress, should_stop) if guidances else None
+    policy = load_policy(config, backbone, path)
+    tuned = draw(backbone, policy, protocol.captions, protocol.seeds, protocol.steps, protocol.guidance, _share(progress, "drawing the tuned model"), should_stop)
+    seen = stage.judges.measure(tuned)
+    result = judge(stage, seen_base, [seen]) | {"trivial": trivial} | _facts(run, path.name, protocol, stage, digest, policy)
+    result["notes"] = notes_on(result, stage)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    features = {"base": seen_base, "tuned": seen, "ceiling": stage.ceiling, "reference": stage.reference}
+    near = nearest(seen.spaces["lite2"], stage.reference.spaces["lite2"])
+    maps = {name: item.spaces["lite2"] for name, item in features.items()}
+    write_results(run, result, (base, tuned), (protocol.captions, protocol.seeds), maps, near)
+    return result
+
+
+def _facts(run: Run, checkpoint: str, protocol: Protocol, stage: Stage, digest: str, policy: Policy) -> dict[str, Any]:
+    """What has to be recorded so that the evaluation can be repeated."""
+    return {
+        "schema_version": 1,
+        "run": run.id,
+        "checkpoint": checkpoint,
+        "images": protocol.images,
+        "small": protocol.images < PUBLISHED,
+        "prompts": len(protocol.prompts),
+        "steps": protocol.steps,
+        "guidance": protocol.guidance,
+        "protocol_sha256": protocol.digest,
+        "model_sha256": digest,
+        "judge": stage.judges.describe(),
+        "real_images": len(stage.judges.real),
+        "trainable": policy.trainable_count,
+    }
+
+
+def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
+    """What a reader must know, in sentences."""
+    notes = [f"{result['images']} images each of base and tuned at the same prompts and seeds; {result['real_images']} real images; intervals by paired bootstrap."]
+    if result["small"]:
+        notes.append(f"This is a first look: published figures use {PUBLISHED} images, and Vendi scores of other subset sizes cannot be compared.")
+    notes += stage.notes
+    if not result["guards"]["passed"]:
+        notes.append("The guards are not kept: what diversity was gained cost precision or obedience.")
+    trivial = result.get("trivial")
+    if trivial and trivial["best"] and result["gap_closed"] is not None:
+        verdict = "more" if result["gap_closed"] > trivial["best"]["gap_closed"] else "not more"
+        notes.append(f"The best constant guidance ({trivial['best']['guidance']:g}) closes {trivial['best']['gap_closed']:.0%} of the gap; the policy closes {verdict}.")
+    return notes

@@ -1,0 +1,116 @@
+"""What an evaluation leaves in the run directory: numbers, a table, a picture, pairs of images, features for the map."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from backend.runs import Run
+from backend.runs.files import write_json
+
+FOLDER = "evaluation"
+PAIRS = 24  # pairs kept for the page's slider
+COLUMNS = 8  # of the picture
+
+
+def number(value: Any) -> str:
+    """Four significant digits, a dash for what is missing."""
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def markdown(evaluation: Mapping[str, Any]) -> str:
+    """The table of an evaluation in Markdown, with what has to be known to read it."""
+    lines = ["| Measure | Base | Tuned | Change or share | 95 % interval |", "| --- | ---: | ---: | ---: | --- |"]
+    for row in evaluation["table"]:
+        interval = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
+        lines.append(f"| {row['measure']} | {number(row['base'])} | {number(row['tuned'])} | {number(row['estimate'])} | {interval} |")
+    return "\n".join([*lines, "", *[f"- {note}" for note in evaluation["notes"]]]) + "\n"
+
+
+def picture(base: np.ndarray, tuned: np.ndarray, path: Path) -> None:
+    """One PNG: rows of base above tuned images at the same prompts and seeds.
+
+    Args:
+        base, tuned: uint8 [N, h, w, 3]; the first two rows' worth is shown.
+        path: file to write.
+    """
+    shown = min(2 * COLUMNS, len(base))
+    columns, height, width, gap, label = min(COLUMNS, shown), *base.shape[1:3], 4, 48
+    rows = -(-shown // columns)
+    sheet = Image.new("RGB", (label + columns * (width + gap), rows * 2 * (height + gap) + (rows - 1) * 3 * gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i in range(shown):
+        row, column = divmod(i, columns)
+        top = row * (2 * (height + gap) + 3 * gap)
+        for line, (name, images) in enumerate((("base", base), ("tuned", tuned))):
+            y = top + line * (height + gap)
+            sheet.paste(Image.fromarray(images[i]), (label + column * (width + gap), y))
+            if column == 0:
+                pen.text((6, y + height // 2 - 5), name, fill="black")
+    sheet.save(path)
+
+
+def write_pairs(folder: Path, base: np.ndarray, tuned: np.ndarray, captions: list[str], seeds: list[int], near: tuple[np.ndarray, np.ndarray]) -> list[dict[str, Any]]:
+    """PNGs of the first pairs.
+
+    Args:
+        folder: target.
+        base, tuned: uint8 [N, h, w, 3].
+        captions, seeds: [N].
+        near: distance [N] and index [N] of the nearest reference image of each tuned image.
+
+    Returns:
+        One entry per pair: prompt, seed, file names, nearest reference image and its distance.
+    """
+    entries = []
+    for i in range(min(PAIRS, len(base))):
+        names = {"base": f"base_{i:03d}.png", "tuned": f"tuned_{i:03d}.png"}
+        Image.fromarray(base[i]).save(folder / names["base"])
+        Image.fromarray(tuned[i]).save(folder / names["tuned"])
+        entries.append({"prompt": captions[i], "seed": seeds[i], **names, "nearest": int(near[1][i]), "distance": float(near[0][i])})
+    return entries
+
+
+def write_results(
+    run: Run,
+    evaluation: dict[str, Any],
+    pictures: tuple[np.ndarray, np.ndarray],
+    drawn: tuple[list[str], list[int]],
+    features: Mapping[str, np.ndarray],
+    near: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Write the folder `evaluation`, `evaluation.png` and, last of all, `evaluation.json`.
+
+    Args:
+        run: the run.
+        evaluation: JSON-able numbers; `pairs` is added.
+        pictures: base and tuned, uint8 [N, h, w, 3].
+        drawn: captions and seeds [N].
+        features: name -> [*, D] of the judge, for the map.
+        near: distance [N] and index [N] of the nearest reference image of each tuned image.
+    """
+    work = run.path / f".{FOLDER}.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    evaluation["pairs"] = write_pairs(work, *pictures, *drawn, near)
+    np.savez_compressed(work / "features.npz", **{name: values.astype(np.float32) for name, values in features.items()})
+    (work / "table.md").write_text(markdown(evaluation), encoding="utf-8")
+    target = run.path / FOLDER
+    shutil.rmtree(target, ignore_errors=True)
+    work.rename(target)
+    picture(*pictures, run.path / "evaluation.png")
+    write_json(run.evaluation_path, evaluation)
+
+
+def load_map(run: Run) -> dict[str, np.ndarray] | None:
+    """Judge's features of the run's evaluation, name -> [N, D], for `analysis.feature_figures.feature_map`; None without one."""
+    path = run.path / FOLDER / "features.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}

@@ -1,0 +1,275 @@
+"""A whole evaluation on a miniature pipeline, and its parts against brute force."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from backend.config import TrainConfig
+from backend.diffusion.noise import NoiseSource
+from backend.diffusion.sampler import Stopped
+from backend.errors import InputError
+from backend.evaluation import adherence, evaluate, generate, renders
+from backend.evaluation.bootstrap import Interval
+from backend.evaluation.cache import cached_arrays
+from backend.evaluation.compare import compare, guards_of
+from backend.evaluation.judges import Judges
+from backend.evaluation.protocol import Protocol, protocol_for
+from backend.evaluation.results import load_map
+from backend.policies.base import build_policy
+from backend.reference.manifest import pixel_sha256, write_manifest
+from backend.runs import Run, RunStore
+
+PROMPTS = ("aerial view of bowl mars craters on dune fields", "ground view of complex mars craters on smooth plains")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that the tests of this module share and nobody else."""
+    folder = tmp_path_factory.getbasetemp() / "evaluation_cache"
+    monkeypatch.setenv("CRATER_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    """Twelve renders as a simulated reference set."""
+    images, _ = renders.held_out(12, 128)
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    entries = []
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+        entries.append({"file": f"{i:03d}.png", "sha256": pixel_sha256(image), "caption": PROMPTS[0]})
+    write_manifest(folder, {"name": "test", "simulated": True}, entries)
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_pipeline: Path, reference: Path) -> Callable[..., Run]:
+    """A run with one checkpoint whose adapters are moved by `push` from the base."""
+
+    def make(push: float = 0.0, **changes: object) -> Run:
+        prompts = tmp_path / "test.txt"
+        prompts.write_text("\n".join(PROMPTS))
+        config = TrainConfig(base_model=str(tiny_pipeline), test_prompts=str(prompts), reference=str(reference), num_inference_steps=4, window_size=2, eval_images=16, **changes)
+        run = RunStore(tmp_path / "runs").create(config)
+        policy = build_policy(config, generate.open_backbone(config, "cpu"))
+        generator = torch.Generator().manual_seed(0)
+        policy.load_trainable({name: value + push * torch.randn(value.shape, generator=generator) for name, value in policy.trainable_state().items()})
+        folder = run.checkpoints_dir / "episode_000003" / "policy"
+        folder.mkdir(parents=True)
+        policy.save(folder)
+        return run
+
+    return make
+
+
+def test_an_untouched_policy_closes_nothing(make_run):
+    run = make_run()
+    result = evaluate.evaluate_run(run, device="cpu", real_images=40)
+    assert result["gap_closed"] == pytest.approx(0, abs=1e-9)
+    precision = next(row for row in result["table"] if row["measure"].startswith("Precision"))
+    assert (precision["estimate"], precision["low"], precision["high"]) == (0, 0, 0)
+    assert result["guards"]["precision"]
+    stored = json.loads(run.evaluation_path.read_text())
+    assert stored["gap_closed"] == result["gap_closed"]
+    assert stored["small"]
+    assert (run.path / "evaluation.png").is_file()
+    assert "Precision" in (run.path / "evaluation/table.md").read_text()
+    pair = stored["pairs"][0]
+    base, tuned = (np.asarray(Image.open(run.path / "evaluation" / pair[name])) for name in ("base", "tuned"))
+    assert (base == tuned).all()
+
+
+def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
+    run = make_run(push=0.5)
+    result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=(1.0,))
+    moved = load_map(run)
+    assert moved["base"].shape == moved["tuned"].shape == moved["ceiling"].shape
+    assert np.abs(moved["base"] - moved["tuned"]).max() > 0.01
+    assert result["trivial"]["candidates"][0]["guidance"] == 1.0
+    assert result["pairs"][1]["prompt"] == PROMPTS[1]
+    drawn = generate.generate_images([PROMPTS[1]], [result["pairs"][1]["seed"]], run=run, device="cpu")
+    shown = np.asarray(Image.open(run.path / "evaluation" / result["pairs"][1]["tuned"]))
+    assert np.abs(drawn[0].astype(int) - shown).max() <= 1  # another batch size may round the last bit differently
+
+
+def test_evaluation_repeats_to_the_digit_and_draws_the_base_once(make_run, monkeypatch):
+    run = make_run(push=0.3)
+    first = evaluate.evaluate_run(run, device="cpu", real_images=40)
+    calls = []
+    real = generate.draw
+    monkeypatch.setattr(generate, "draw", lambda *a, **k: calls.append(1) or real(*a, **k))
+    second = evaluate.evaluate_run(run, device="cpu", real_images=40)
+    assert calls == []
+    assert first["table"] == second["table"]
+
+
+def test_stopping_leaves_no_result(make_run):
+    run = make_run()
+    with pytest.raises(Stopped):
+        evaluate.evaluate_run(run, device="cpu", real_images=40, should_stop=lambda: True)
+    assert run.evaluation() is None
+
+
+def test_bad_input_is_named(make_run, tmp_path):
+    run = make_run()
+    with pytest.raises(InputError, match="episode_000003"):
+        evaluate.evaluate_run(run, checkpoint="77")
+    with pytest.raises(InputError, match="at least 4"):
+        evaluate.evaluate_run(run, images=1)
+    (run.checkpoints_dir / "episode_000003").rename(tmp_path / "gone")
+    with pytest.raises(InputError, match="no checkpoint"):
+        evaluate.evaluate_run(run)
+
+
+def test_images_depend_on_prompt_and_seed_only(tiny_pipeline):
+    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_size=2)
+    many = generate.generate_images([PROMPTS[0]], list(range(20)), config=config, device="cpu")
+    one = generate.generate_images([PROMPTS[0]], [17], config=config, device="cpu")
+    assert np.abs(many[17].astype(int) - one[0]).max() <= 1  # batched convolutions may round the last bit differently
+    with pytest.raises(InputError, match="one of each"):
+        generate.generate_images(["a", "b", "c"], [1], config=config, device="cpu")
+
+
+def test_constant_policy_equals_diffusers_ddim(tiny_pipeline):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=5, window_size=2)
+    backbone = generate.open_backbone(config, "cpu")
+    ours = generate.draw(backbone, generate.ConstantPolicy(config, backbone), [PROMPTS[0]], [3], 5, 4.0)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None, requires_safety_checker=False)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    latents = NoiseSource([3]).initial(backbone.latent_shape)
+    theirs = pipe(PROMPTS[0], num_inference_steps=5, guidance_scale=4.0, latents=latents, output_type="np").images
+    assert np.abs(ours[0] - 255 * theirs[0]).max() <= 1.01
+
+
+def test_warp_one_is_the_stock_schedule_and_others_keep_its_ends(tiny_pipeline):
+    backbone = generate.open_backbone(TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=10), "cpu")
+    stock = backbone.schedule(10).expand(2)
+    same = generate.warped(stock, 1.0, backbone.alphas_cumprod)
+    assert torch.allclose(same.timesteps, stock.timesteps, rtol=0, atol=1e-9)
+    bent = generate.warped(stock, 2.0, backbone.alphas_cumprod)
+    assert torch.equal(bent.timesteps[[0, -1]], stock.timesteps[[0, -1]])
+    assert (bent.timesteps.diff(dim=0) < 0).all()
+    assert (bent.timesteps[1:-1] > stock.timesteps[1:-1]).all()
+    assert torch.equal(bent.alphas_prev[:-1], bent.alphas[1:])
+
+
+def test_digest_sees_every_weight(tiny_pipeline, tmp_path):
+    import shutil
+
+    config = TrainConfig(base_model=str(tiny_pipeline))
+    copy = shutil.copytree(tiny_pipeline, tmp_path / "copy")
+    before = generate.weights_digest(generate.open_backbone(config, "cpu"))
+    assert before == generate.weights_digest(generate.open_backbone(config.model_copy(update={"base_model": str(copy)}), "cpu"))
+    file = next((copy / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] += 1e-3
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert before != generate.weights_digest(generate.open_backbone(config.model_copy(update={"base_model": str(copy)}), "cpu"))
+
+
+def test_protocol_pairs_prompts_and_seeds_and_its_digest_sees_all(tmp_path):
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    protocol = protocol_for(TrainConfig(test_prompts=str(tmp_path / "p.txt")), 5)
+    assert protocol.captions == [PROMPTS[0], PROMPTS[1]] * 2 + [PROMPTS[0]]
+    assert len(set(protocol.seeds)) == 5
+    variants = [protocol, Protocol(PROMPTS, 6, 10, 7.5), Protocol(PROMPTS, 5, 11, 7.5), Protocol(PROMPTS, 5, 10, 7.0), Protocol(PROMPTS[:1], 5, 10, 7.5)]
+    assert len({p.digest for p in variants}) == 5
+
+
+def test_cache_survives_a_torn_file(cache):
+    built = []
+
+    def build() -> dict[str, np.ndarray]:
+        built.append(1)
+        return {"x": np.arange(3)}
+
+    for _ in range(2):
+        assert cached_arrays("probe", {"a": 1}, build)["x"].tolist() == [0, 1, 2]
+    assert len(built) == 1
+    next(cache.glob("probe_*.npz")).write_bytes(b"torn")
+    assert cached_arrays("probe", {"a": 1}, build)["x"].tolist() == [0, 1, 2]
+    assert cached_arrays("probe", {"a": 2}, build)["x"].tolist() == [0, 1, 2]
+    assert len(built) == 3
+
+
+def test_ceiling_obeys_its_captions_and_varies(cache):
+    protocol = Protocol(PROMPTS, 8, 10, 7.5)
+    images = renders.ceiling_images(protocol, 128)
+    assert images.shape == (8, 128, 128, 3)
+    assert len({image.tobytes() for image in images}) == 8
+    assert (renders.ceiling_images(Protocol(PROMPTS, 6, 10, 7.5), 128) == images[:6]).all()
+
+
+def test_correlation_is_numpys():
+    generator = np.random.default_rng(0)
+    read, wanted = generator.normal(size=(2, 40, 3))
+    read[:, 0] += wanted[:, 0]
+    wanted[:7, 1] = np.nan
+    wanted[:, 2] = 1.0
+    counts = generator.integers(0, 3, size=(1, 40)).astype(float)
+    found = adherence.correlations(counts, read, wanted)[0]
+    rows = np.repeat(np.arange(40), counts[0].astype(int))
+    assert found[0] == pytest.approx(np.corrcoef(read[rows, 0], wanted[rows, 0])[0, 1] ** 2)
+    kept = rows[rows >= 7]
+    assert found[1] == pytest.approx(max(np.corrcoef(read[kept, 1], wanted[kept, 1])[0, 1], 0) ** 2)
+    assert math.isnan(found[2])
+
+
+def test_adherence_falls_when_half_of_the_images_ignore_their_prompt():
+    generator = np.random.default_rng(1)
+    wanted = np.repeat(generator.normal(size=(10, 2)), 40, axis=0)
+    obedient = wanted + 0.3 * generator.normal(size=wanted.shape)
+    half = obedient.copy()
+    half[::2] = generator.permutation(half[::2])
+    result = adherence.adherence_change(obedient, [half], obedient, wanted, generator)
+    assert result["attributes"] == 2
+    assert result["relative"].high < -0.5
+    same = adherence.adherence_change(obedient, [obedient], obedient, wanted, generator)
+    assert same["relative"].estimate == pytest.approx(0)
+    assert adherence.adherence_change(obedient, [half], np.zeros_like(wanted), wanted, generator)["relative"] is None
+    assert adherence.adherence_change(-obedient, [half], obedient, wanted, generator)["relative"] is None
+
+
+def test_reader_recovers_a_linear_attribute():
+    generator = np.random.default_rng(2)
+    features = generator.normal(size=(300, 20))
+    targets = features @ generator.normal(size=(20, 2)) + 0.1 * generator.normal(size=(300, 2))
+    reader = adherence.Reader(features[:200], targets[:200])
+    residual = targets[200:] - reader.read(features[200:])
+    assert 1 - residual.var() / targets[200:].var() > 0.97
+
+
+def test_guards():
+    assert guards_of(Interval(-1, -2.9, 1), Interval(-0.04, -0.2, 0.1))["passed"]
+    assert not guards_of(Interval(-1, -3.1, 1), None)["passed"]
+    assert not guards_of(Interval(0, 0, 0), Interval(-0.06, -0.1, 0))["passed"]
+    assert guards_of(Interval(0, 0, 0), None)["passed"]
+
+
+def test_judges_see_diversity_where_it_is(cache):
+    """Half-way: the base repeats one caption's renders, tuned mixes in all of them, the ceiling is all of them."""
+    real, targets = renders.held_out(60, 128)
+    judges = Judges(real[:40], targets[:40], key=None)
+    narrow = np.repeat(real[40:42], 10, axis=0)
+    wide = real[40:60]
+    mixed = np.concatenate([narrow[:10], wide[10:]])
+    seen = [judges.measure(images) for images in (narrow, mixed, wide)]
+    result = compare(seen[0], [seen[1]], seen[2], judges.measure(real[:12]), judges, None, np.random.default_rng(0))
+    for name in ("lite2", "wavelet", "attributes"):
+        assert 0.2 < result["gap"][name]["estimate"] < 1.0
+    assert result["gap"]["lite2"]["low"] > 0
+    assert judges.measure(np.repeat(np.repeat(real[:2], 2, 1), 2, 2)).spaces["lite2"].shape == judges.measure(real[:2]).spaces["lite2"].shape
