@@ -224,3 +224,29 @@ class SetMetric(Metric):
 def pointwise_credit(scores: Tensor) -> Tensor:
     """R(X) - R(X without i) where R is the mean of scores that each image has by itself: (s_i - mean) / (N - 1); s itself at N = 1."""
     return (scores - scores.mean()) / (len(scores) - 1) if len(scores) > 1 else scores.clone()
+
+
+class PointwiseMetric(Metric):
+    """A metric whose set score is the mean of scores that each image has by itself. A subclass defines `image_scores`."""
+
+    higher_is_diverse = False
+    note = ""
+
+    def image_scores(self, batch: RewardBatch) -> Tensor:
+        """[B] float64; NaN where the image cannot be judged, which counts as the mean of the others."""
+        raise NotImplementedError(f"{type(self).__name__} must define image_scores(batch)")
+
+    def evaluate(self, batch: RewardBatch) -> MetricResult:
+        """Mean score and each image's share in it; in single-image mode the score itself."""
+        if len(batch) == 0:
+            return undefined(0, "")
+        scores = self.image_scores(batch)
+        known = ~torch.isnan(scores)
+        if not known.any():
+            return undefined(len(batch), "none of the prompts says anything that can be measured")
+        scores = torch.where(known, scores, scores[known].mean())
+        single = self.config.reward_mode == "single"
+        credit = scores if single else pointwise_credit(scores)
+        companions, _ = nearest(finite(batch.features), self.context.reference, same_set=False)
+        found = explain(Credit(credit, torch.zeros_like(credit)), companions, "reference", self.note)
+        return MetricResult(float(scores.mean()), credit, found, True, 1 if single else len(batch))

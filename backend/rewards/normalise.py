@@ -35,6 +35,8 @@ class RunningNormaliser:
 
     def apply(self, values: Tensor) -> Tensor:
         """Normalised values [B]; nothing is remembered."""
+        if len(values) == 0:
+            return values
         if self.groups == 0:
             std = max(float(values.std(correction=0)), self.floor)
             return (values - values.mean()) / std
