@@ -140,6 +140,11 @@ class StatusWriter:
             self.status = dataclasses.replace(self.status, **changes, heartbeat=self.status.heartbeat + 1, updated_at=round(time.time(), 3))
             return self._write()
 
+    def note(self, **changes: Any) -> None:
+        """Change fields that the next heartbeat may carry; nothing is written now."""
+        with self._lock:
+            self.status = dataclasses.replace(self.status, **changes)
+
     def _write(self) -> bool:
         try:
             write_json(self.path, self.status.to_dict())
@@ -161,11 +166,17 @@ class StatusWriter:
         self._thread.start()
 
     def stop_heartbeat(self) -> None:
-        """End the heartbeat's thread."""
+        """End the heartbeat's thread; where the last state could not be written, only once it could be."""
+        if self.trouble and self.path.parent.is_dir():
+            threading.Thread(target=self._insist, name=f"last-state-{self.path.parent.name}", daemon=True).start()
         self._quiet.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
             self._thread = None
+
+    def _insist(self) -> None:
+        while self.path.parent.is_dir() and not self.update():
+            time.sleep(HEARTBEAT_SECONDS)
 
 
 def fresh_status(**fields: Any) -> Status:

@@ -1,0 +1,163 @@
+"""What a running trainer is told: requests in the run's folder, taken at every step, acted on between episodes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backend.config import TrainConfig, field_meta, make_config
+from backend.errors import InputError
+from backend.runs import Run
+from backend.runs.control import Request, pending_requests, remove_request
+from backend.runs.process import is_same_process_alive
+from backend.training.lease import DeviceLease
+
+POLL_SECONDS = 0.1  # looking into a folder takes 20 microseconds here, on a network share a few milliseconds
+LOAN_SECONDS = 600.0  # longest loan of the device to another process
+
+
+class Control:
+    """Requests of one run. The trainer asks `should_stop` at every denoising step and `turnover` between episodes.
+
+    Args:
+        run: whose control folder is watched.
+        lease: the device's lease in this process, where others want the device too.
+    """
+
+    def __init__(self, run: Run, lease: DeviceLease | None = None) -> None:
+        self.run = run
+        self.lease = lease
+        self.config: TrainConfig = run.config
+        self.paused = False
+        self.stopping = False
+        self.save_now = False
+        self.sample_now = False
+        self.changes: list[dict[str, Any]] = []
+        self.acknowledge: Callable[[Request, bool, str], None] = lambda request, accepted, message: None
+        self.waiting: Callable[[str], None] = lambda state: None
+        self._loan: tuple[int, float | None, float] | None = None
+        self._looked = float("-inf")
+        self._lock = threading.RLock()
+
+    def request_stop(self) -> None:
+        """Stop from within this process (Ctrl-C, SIGTERM, shutdown)."""
+        self.stopping = True
+
+    def should_stop(self) -> bool:
+        """Whether to leave the rollout or update in hand now."""
+        self.poll()
+        return self.stopping
+
+    def poll(self, at_once: bool = False) -> None:
+        """Take what waits in the control folder, at most every `POLL_SECONDS` unless `at_once`."""
+        with self._lock:
+            if not at_once and time.monotonic() - self._looked < POLL_SECONDS:
+                return
+            self._looked = time.monotonic()
+            for request in pending_requests(self.run.control_dir):
+                try:
+                    accepted, message = self._take(request)
+                except InputError as error:
+                    accepted, message = False, str(error)
+                self.acknowledge(request, accepted, message)
+                remove_request(self.run.control_dir, request)
+
+    def _take(self, request: Request) -> tuple[bool, str]:
+        if request.refusal:
+            return False, f"request {request.file[:60]!r} {request.refusal}"
+        if request.kind == "stop":
+            self.stopping = True
+            return True, "stopping: the episode in hand is left, a checkpoint is written"
+        if request.kind in ("pause", "resume"):
+            self.paused = request.kind == "pause"
+            return True, "pausing after this episode" if self.paused else "going on"
+        if request.kind == "save_now":
+            self.save_now = True
+            return True, "a checkpoint is written after this episode"
+        if request.kind == "sample_now":
+            self.sample_now = True
+            return True, "a sample is drawn after this episode"
+        if request.kind in ("lend", "give_back"):
+            return self._take_loan(request)
+        return self._take_change(request)
+
+    def _take_loan(self, request: Request) -> tuple[bool, str]:
+        pid, created = request.payload.get("pid"), request.payload.get("pid_create_time")
+        if request.kind == "give_back":
+            self._loan = None
+            return True, "the device is back"
+        if not isinstance(pid, int) or not isinstance(created, int | float):
+            raise InputError("lend needs pid and pid_create_time of the process that asks")
+        self._loan = (pid, float(created), time.monotonic() + LOAN_SECONDS)
+        return True, "the device is lent after this episode"
+
+    def _take_change(self, request: Request) -> tuple[bool, str]:
+        field, value = request.payload.get("field"), request.payload.get("value")
+        new = validate_change(self.config, field, value)
+        old = getattr(self.config, field)
+        self.config = new
+        self.changes.append({"field": field, "value": getattr(new, field), "old": old, "request": request.id})
+        return True, f"{field}: {old} becomes {getattr(new, field)} with the next episode"
+
+    def take_changes(self) -> list[dict[str, Any]]:
+        """Accepted changes since the last call."""
+        with self._lock:
+            taken, self.changes = self.changes, []
+        return taken
+
+    def turnover(self) -> bool:
+        """Between two episodes: give the device to whoever waits for it, and wait while paused.
+
+        Returns:
+            False where the run is to stop.
+        """
+        self.poll(at_once=True)
+        while not self.stopping and (self.paused or self._lent()):
+            self.waiting("paused" if self.paused else "lent")
+            self._stand_aside()
+            self.poll(at_once=True)
+        self.waiting("")
+        if self.lease is not None and not self.stopping:
+            self.lease.let_others()
+        return not self.stopping
+
+    def _stand_aside(self) -> None:
+        if self.lease is None:
+            time.sleep(POLL_SECONDS)
+            return
+        with self.lease.released():
+            time.sleep(POLL_SECONDS)
+
+    def _lent(self) -> bool:
+        if self._loan is None:
+            return False
+        pid, created, deadline = self._loan
+        if time.monotonic() > deadline or not is_same_process_alive(pid, created):
+            self._loan = None
+            return False
+        return True
+
+
+def validate_change(config: TrainConfig, field: Any, value: Any) -> TrainConfig:
+    """The settings with one live field changed.
+
+    Raises:
+        InputError: no such field, one that cannot change while a run is training, or a value out of bounds.
+    """
+    if not isinstance(field, str) or field not in TrainConfig.model_fields or not (field_meta(field).get("live")):
+        live = [n for n in TrainConfig.model_fields if n != "schema_version" and field_meta(n).get("live")]
+        raise InputError(f"{str(field)[:60]!r} cannot be changed while training: choose one of {', '.join(live)}", field=str(field))
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"{field} = {str(value)[:60]!r}: give a number", field=field)
+    return make_config({**config.model_dump(), field: value})
+
+
+def drop_requests(folder: Path) -> list[Request]:
+    """Remove requests that a dead run never answered; a new attempt does not obey them."""
+    found = pending_requests(folder)
+    for request in found:
+        remove_request(folder, request)
+    return found

@@ -1,0 +1,287 @@
+"""One run's episodes, one after another, with everything that happens between two of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from backend.analysis.convergence import trend
+from backend.config import TrainConfig, make_config
+from backend.diffusion.sampler import Stopped
+from backend.errors import InputError
+from backend.runs import Run
+from backend.training.checkpoint import checkpoint_name, keep_and_prune, newest_sound, save_checkpoint
+from backend.training.control import Control, validate_change
+from backend.training.curriculum import Curriculum
+from backend.training.levels import Levels
+from backend.training.memory import memory_row
+from backend.training.packing import snapshot
+from backend.training.progress import Progress, expected_seconds
+from backend.training.recorder import Recorder
+from backend.training.resume import Beginning
+from backend.training.rows import EpisodeRecord, all_rows, sample_diversity
+from backend.training.samples import Sampler
+from backend.training.seeds import choose_group, update_generator
+from backend.training.session import Session
+
+SKIPS_BEFORE_RESTORE = 3
+
+
+class EpisodeLoop:
+    """The state of a training run in memory.
+
+    Args:
+        config: the settings as they were at the start of the run; live changes are laid over them.
+        run, control, recorder, session: what it works with.
+        start: where it goes on.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, control: Control, recorder: Recorder, session: Session, start: Beginning) -> None:
+        self.config, self.run_, self.control, self.recorder, self.session = config, run, control, recorder, session
+        self.agent = session.agent
+        self.replay = dict(start.changes)
+        self.progress = Progress.from_dict(start.state["progress"]) if start.state else Progress()
+        self.levels = Levels(config, session, self.progress)
+        self.samples = Sampler(config, run, recorder, session)
+        self.curriculum = Curriculum(config, self.progress.curriculum)
+        self.durations: list[float] = []
+        self.saved_at = -1
+        self.reward: Any = None
+        self._load_or_prepare(start)
+        self.live = make_config({**config.model_dump(), **self.progress.live})
+        control.config = self.live
+        control.waiting = self._show_waiting
+
+    def _load_or_prepare(self, start: Beginning) -> None:
+        if start.state:
+            self.agent.load_state_dict(start.state["agent"])
+            self.reward = self.session.make_reward(None)
+            self.reward.load_state_dict(start.state["reward"])
+            self.saved_at = start.episode
+            self.recorder.log(f"going on from {start.checkpoint}")
+            return
+        self.recorder.phase("drawing the base model's images")
+        images = self.levels.draw_base_group(0, self.control.should_stop)
+        self.recorder.phase("loading the reward")
+        self.reward = self.session.make_reward(images)
+        self.levels.add_base_score(self.reward, images, 0)
+
+    def run(self) -> bool:
+        """All remaining episodes.
+
+        Returns:
+            Whether the last one was reached; False after a stop.
+
+        Raises:
+            RunLost: there is nowhere left to record to.
+        """
+        self.recorder.state("running", trainable=self.agent.policy.trainable_count, device=str(self.session.device), message="")
+        self.recorder.observe("begin", {"trainable": self.agent.policy.trainable_count, "episode": self.progress.episode, "config": self.live})
+        if self.saved_at < 0:
+            self.save()
+            self.samples.draw(0, self.reward)
+        try:
+            while self.progress.episode < self.config.episodes:
+                if not self.control.turnover():
+                    raise Stopped("stopped on request")
+                self._measure_levels()
+                self.episode(self.progress.episode + 1)
+                self.between(self.progress.episode)
+        except Stopped:
+            self.recorder.state("stopping", requested="stop", message="writing a checkpoint")
+            self.save()
+            return False
+        if self.saved_at != self.progress.episode:
+            self.save()
+        return True
+
+    def episode(self, number: int) -> None:
+        """Draw, score, update, record. A stop in the middle leaves everything as it was before.
+
+        Raises:
+            Stopped: on request.
+        """
+        began = time.monotonic()
+        self._apply_changes(number)
+        self.curriculum.apply(number, self.agent, self.reward, self.live)
+        index, seeds = choose_group(self.config, len(self.session.train_prompts), number)
+        prompts, embeds = [self.session.train_prompts[i] for i in index], self.session.train_embeds[index]
+        stop = self._stop_and_count("sampling", self.config.num_inference_steps)
+        trajectory = self.agent.rollout(embeds, seeds, number, should_stop=stop)
+        before = {"agent": self.agent.state_dict(), "reward": snapshot(self.reward.state_dict())}
+        try:
+            self.recorder.phase("scoring")
+            result = self.reward(trajectory.images, prompts, torch.tensor(index))
+            stop = self._stop_and_count("updating", 0)
+            stats = self.agent.update(trajectory, result.total, torch.tensor(index), embeds, update_generator(self.config, number), should_stop=stop, group_score=result.score)
+        except BaseException:
+            self.agent.load_state_dict(before["agent"])
+            self.reward.load_state_dict(before["reward"])
+            raise
+        figures = stats.to_dict()
+        self.progress.add(float(result.score), len(index))
+        self.curriculum.learn(float(result.score))
+        self._count_skips(bool(figures.get("skipped_nonfinite")) or not torch.isfinite(trajectory.images).all())
+        seconds = time.monotonic() - began
+        self.durations.append(seconds)
+        self._record(EpisodeRecord(number, index, seeds, result, figures, trajectory.log_probs, seconds, memory_row(self.session.device), self.session.device, {}))
+
+    def _record(self, record: EpisodeRecord) -> None:
+        progress = self.progress
+        trending = trend(progress.scores)
+        record.facts = {
+            "base_level": progress.base_level,
+            "reference_level": progress.reference_level,
+            "best_score": progress.best_score,
+            "score_smooth": progress.smooth_score,
+            "probe_score": None,
+            "skipped": progress.skipped,
+            "trend_slope": trending.slope if math.isfinite(trending.slope) else None,
+            "trend_low": trending.low if math.isfinite(trending.low) else None,
+            "trend_high": trending.high if math.isfinite(trending.high) else None,
+            "status": trending.state,
+            "images": progress.images,
+            "guidance_scale": self.agent.config.guidance_scale,
+            "sample_diversity": sample_diversity(record.result.features),
+        }
+        if record.episode == 1 or (self.config.probe_every and record.episode % self.config.probe_every == 0):
+            record.facts["probe_score"] = self._probe(record.episode)
+        tables = all_rows(record)
+        for name, rows in tables.items():
+            self.recorder.rows(name, rows)
+        pace, eta = expected_seconds(self.durations, self.config.episodes - progress.episode)
+        self.recorder.writer.update(
+            episode=progress.episode, score=progress.scores[-1], best_score=progress.best_score, best_episode=progress.best_episode, base_level=progress.base_level,
+            reference_level=progress.reference_level, trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
+            memory_mib=tables["training_log"][0]["memory_allocated"], probe_score=progress.probe_score,
+        )  # fmt: skip
+        self.recorder.observe("episode", tables["policy_updates"][0])
+
+    def _probe(self, number: int) -> float | None:
+        """The fixed test images' score; in episode 1 nothing, since the base's own probe follows it."""
+        if number == 1 or not self.config.probe_every:
+            return None
+        self.recorder.phase("probing the test prompts")
+        score = self.levels.probe(self.reward, number)
+        self.progress.probe_score = score
+        self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
+        return score
+
+    def between(self, number: int) -> None:
+        """What follows an episode: levels once, samples, checkpoints, and waiting for a disk that refuses.
+
+        Raises:
+            RunLost: the disk refused for too long.
+        """
+        self._measure_levels()
+        if number % self.config.sample_every == 0 or self.control.sample_now or number == self.config.episodes:
+            self.control.sample_now = False
+            self.samples.draw(number, self.reward)
+        if number % self.config.save_every == 0 or self.control.save_now:
+            self.control.save_now = False
+            self.save()
+        if self.config.clear_cache_every and number % self.config.clear_cache_every == 0 and self.session.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.recorder.hold_until_written(self.control.should_stop)
+
+    def _measure_levels(self) -> None:
+        """Once, after the first episode, so that the curve's first point does not wait for it."""
+        if self.progress.episode == 0 or self.progress.reference_level is not None:
+            return
+        self.recorder.phase("measuring the base and reference levels")
+        self.levels.measure(self.reward, self.control.should_stop)
+        self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
+        if self.progress.base_probe is not None:
+            self.recorder.event("probe", episode=0, score=self.progress.base_probe, base=self.progress.base_probe)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an exact resume needs."""
+        return {"progress": self.progress.to_dict(), "agent": self.agent.state_dict(), "reward": self.reward.state_dict()}
+
+    def save(self) -> bool:
+        """Write a checkpoint of the completed episodes; a refusing disk is told and leaves the earlier ones."""
+        number = self.progress.episode
+        if self.saved_at == number:
+            return True
+        self.recorder.phase("saving a checkpoint")
+        try:
+            score = self.progress.smooth_score if number else None
+            save_checkpoint(self.run_, number, self.state(), self.agent.save_policy, score)
+            best = keep_and_prune(self.run_, self.config.keep_last)
+        except OSError as error:
+            kept = self.run_.checkpoints()
+            earlier = f"{kept[-1].name} is kept" if kept else "there is none yet"
+            self.recorder.alert(f"the checkpoint after episode {number} could not be written ({error.strerror or error}): free space; {earlier}")
+            return False
+        self.saved_at = number
+        self.recorder.event("checkpoint", episode=number, name=checkpoint_name(number), best=best == checkpoint_name(number))
+        return True
+
+    def _apply_changes(self, number: int) -> None:
+        """Live changes take effect here, at an episode's start: recorded ones again, new ones with an event."""
+        for change in self.replay.pop(number, []):
+            self._set_live(change["field"], change["value"])
+        for change in self.control.take_changes():
+            self._set_live(change["field"], change["value"])
+            self.recorder.event("change", episode=number, **change)
+        self.control.config = self.live
+
+    def _set_live(self, field: str, value: Any, remember: bool = True) -> None:
+        try:
+            self.live = validate_change(self.live, field, value)
+            if field.endswith("_weight"):
+                self.reward.set_weight(field, value)
+            else:
+                self.agent.set_knob(field, value)
+        except InputError as error:
+            self.recorder.alert(f"{field} stays as it was: {error}")
+            return
+        if remember:
+            self.progress.live[field] = getattr(self.live, field)
+
+    def _count_skips(self, skipped: bool) -> None:
+        progress = self.progress
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+        if not skipped:
+            return
+        progress.skipped += 1
+        self.recorder.alert(f"episode {progress.episode}: not a finite number in the images or the loss; that step was skipped ({progress.skipped} so far)")
+        if progress.skipped_in_a_row >= SKIPS_BEFORE_RESTORE:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Go back to the last checkpoint's weights at half the learning rate; the episodes go on."""
+        found = newest_sound(self.run_)
+        rate = self.live.learning_rate / 2
+        name = found.info.name if found else "no checkpoint"
+        if found:
+            self.agent.load_state_dict(found.state["agent"])
+            self.reward.load_state_dict(found.state["reward"])
+        for field, value in {**self.progress.live, "learning_rate": rate, "learning_rate_critic": self.live.learning_rate_critic / 2}.items():
+            self._set_live(field, value)
+        self.progress.skipped_in_a_row = 0
+        self.recorder.event("change", episode=self.progress.episode + 1, field="learning_rate", value=rate, old=rate * 2, source="recovery")
+        self.recorder.alert(f"three updates in a row were not finite: {name} is restored, and training goes on at half the learning rate ({rate:g})")
+
+    def _stop_and_count(self, phase: str, steps: int) -> Any:
+        asked = 0
+
+        def stop() -> bool:
+            nonlocal asked
+            asked += 1
+            self.recorder.phase(phase, min(asked, steps or asked), steps)
+            return self.control.should_stop()
+
+        return stop
+
+    def _show_waiting(self, what: str) -> None:
+        state = self.recorder.status.state
+        if what == "paused" and state == "running":
+            self.recorder.state("paused", phase="", message="paused on request")
+        elif what == "lent":
+            self.recorder.phase("the device is lent to Generate or Evaluate")
+        elif not what and state == "paused":
+            self.recorder.state("running", message="")

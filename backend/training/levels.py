@@ -1,0 +1,66 @@
+"""What the reward curve is compared with: the untouched base, the reference set, and fixed test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from backend.config import TrainConfig
+from backend.training.progress import Progress
+from backend.training.seeds import BASE_GROUPS, PROBE, choose_group, fixed_group, reference_subsets
+from backend.training.session import Session
+
+BASE_LEVEL_GROUPS = 3  # one before the first episode, the others after it: the first point of the curve does not wait for them
+REFERENCE_SUBSETS = 8
+
+
+class Levels:
+    """Measures the levels, all from fixed seeds, and keeps them in the run's progress."""
+
+    def __init__(self, config: TrainConfig, session: Session, progress: Progress) -> None:
+        self.config, self.session, self.progress = config, session, progress
+
+    def _base_prompts(self, number: int) -> tuple[list[int], list[int]]:
+        return choose_group(self.config, len(self.session.train_prompts), BASE_GROUPS + number)
+
+    def draw_base_group(self, number: int, should_stop: Callable[[], bool]) -> torch.Tensor:
+        """Images [B, 3, h, w] of the untouched base, sampled with the same noise in the window as a training group.
+
+        Raises:
+            Stopped: on request.
+        """
+        index, seeds = self._base_prompts(number)
+        return self.session.agent.rollout(self.session.train_embeds[index], seeds, 0, base=True, should_stop=should_stop).images
+
+    def add_base_score(self, reward: Any, images: torch.Tensor, number: int) -> None:
+        """Score a base group; the base level is the mean over groups."""
+        index, _ = self._base_prompts(number)
+        self.progress.base_scores.append(float(reward.score_set(images, [self.session.train_prompts[i] for i in index])))
+
+    def measure(self, reward: Any, should_stop: Callable[[], bool]) -> None:
+        """The rest of the levels: more base groups, equal-N subsets of the reference set, the base's probe.
+
+        Raises:
+            Stopped: on request; what was measured is measured again after a resume.
+        """
+        self.progress.base_scores = self.progress.base_scores[:1]
+        for number in range(1, BASE_LEVEL_GROUPS):
+            self.add_base_score(reward, self.draw_base_group(number, should_stop), number)
+        if self.config.probe_every:
+            self.progress.base_probe = self.probe(reward, 0, base=True)
+        self.progress.reference_level = self._reference_level(reward)
+
+    def _reference_level(self, reward: Any) -> float:
+        images, captions = self.session.reference_images, self.session.reference_captions or [""] * len(self.session.reference_images)
+        subsets = reference_subsets(self.config, len(images), self.config.group_size, REFERENCE_SUBSETS)
+        scores = [float(reward.score_set(images[subset], [captions[i] for i in subset])) for subset in subsets]
+        return sum(scores) / len(scores)
+
+    def probe(self, reward: Any, episode: int, base: bool = False) -> float:
+        """Raw score of the fixed test images under the averaged policy (or the base), without exploration noise."""
+        index, seeds = fixed_group(self.config, len(self.session.test_prompts), self.config.probe_images, PROBE)
+        embeds = self.session.test_embeds[index]
+        images = self.session.agent.rollout(embeds, seeds, episode, deterministic=True, use_ema=not base, base=base).images
+        return float(reward.score_set(images, [self.session.test_prompts[i] for i in index]))

@@ -1,0 +1,84 @@
+"""What the trainer itself remembers between episodes; all of it is in every checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+SMOOTH = 10  # episodes behind the score that best checkpoints are judged by
+
+
+@dataclass
+class Progress:
+    """Counters and histories of a run.
+
+    Attributes:
+        episode: completed episodes.
+        images: images drawn for training.
+        scores: raw group score of each episode.
+        best_score, best_episode: highest of them.
+        base_scores: raw scores of groups of the untouched base, same N.
+        reference_level: mean raw score of equal-N subsets of the reference set.
+        probe_score, base_probe: raw score of the fixed test images now and for the base.
+        skipped: updates that a NaN stopped; skipped_in_a_row: the latest of them.
+        live: live changes in force, by field.
+        curriculum: memory of the curriculum.
+    """
+
+    episode: int = 0
+    images: int = 0
+    scores: list[float] = field(default_factory=list)
+    best_score: float | None = None
+    best_episode: int | None = None
+    base_scores: list[float] = field(default_factory=list)
+    reference_level: float | None = None
+    probe_score: float | None = None
+    base_probe: float | None = None
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    live: dict[str, Any] = field(default_factory=dict)
+    curriculum: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_level(self) -> float | None:
+        """Mean raw score of base groups."""
+        return sum(self.base_scores) / len(self.base_scores) if self.base_scores else None
+
+    @property
+    def smooth_score(self) -> float | None:
+        """Mean of the latest `SMOOTH` finite scores."""
+        latest = [s for s in self.scores[-SMOOTH:] if math.isfinite(s)]
+        return sum(latest) / len(latest) if latest else None
+
+    def add(self, score: float, images: int) -> None:
+        """Count one completed episode."""
+        self.episode += 1
+        self.images += images
+        self.scores.append(score)
+        if math.isfinite(score) and (self.best_score is None or score > self.best_score):
+            self.best_score, self.best_episode = score, self.episode
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        """From a checkpoint; what a later version added keeps its default."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def expected_seconds(durations: list[float], remaining: int) -> tuple[float | None, float | None]:
+    """Seconds per episode and until the end, from the episodes since the last start only.
+
+    Returns:
+        The median of the last 20 durations and its multiple; None twice while fewer than three are known.
+    """
+    if len(durations) < 3:
+        return None, None
+    latest = sorted(durations[-20:])
+    median = (latest[(len(latest) - 1) // 2] + latest[len(latest) // 2]) / 2
+    return median, median * remaining

@@ -1,0 +1,61 @@
+"""Where a run goes on: its newest sound checkpoint, tables cut back to it, live changes that came after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.runs import TABLES, Run
+from backend.runs.tables import cut_after
+from backend.training.checkpoint import newest_sound, sweep
+from backend.training.control import drop_requests
+
+
+@dataclass
+class Beginning:
+    """What a run goes on from.
+
+    Attributes:
+        episode: completed episodes.
+        state: the checkpoint's content; None where the run starts from the beginning.
+        checkpoint: its name.
+        sentences: what a person should know (damaged checkpoints, dropped requests).
+        changes: live changes recorded after the checkpoint, by the episode that they took effect in.
+    """
+
+    episode: int = 0
+    state: dict[str, Any] | None = None
+    checkpoint: str = ""
+    sentences: list[str] = field(default_factory=list)
+    changes: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def begin(run: Run) -> Beginning:
+    """Prepare a run's folder for a new attempt: readers that see the new attempt's number find only rows up to the checkpoint."""
+    sweep(run)
+    found = newest_sound(run)
+    start = Beginning()
+    damaged = found.passed_over if found else [info.name for info in run.checkpoints()]
+    if found:
+        start.episode, start.state, start.checkpoint = found.info.episode, found.state, found.info.name
+    for fault in damaged:
+        instead = f"{start.checkpoint} is used instead" if found else "no other is left, so the run begins anew"
+        start.sentences.append(f"checkpoint {fault}: {instead}" if found else f"checkpoint {fault} is damaged: {instead}")
+    for name in TABLES:
+        cut_after(run.table_path(name), start.episode + 1)
+    dropped = drop_requests(run.control_dir)
+    if dropped:
+        start.sentences.append(
+            f"{len(dropped)} request{'s' if len(dropped) > 1 else ''} left for the earlier process were dropped: {', '.join(r.kind or 'rubbish' for r in dropped)[:100]}"
+        )
+    start.changes = recorded_changes(run, start.episode + 1)
+    return start
+
+
+def recorded_changes(run: Run, from_episode: int) -> dict[int, list[dict[str, Any]]]:
+    """Live changes that people made, by episode, from an episode on. What the trainer changed by itself it will change again."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for event in run.events():
+        if event["kind"] == "change" and event.get("source") != "recovery" and isinstance(event.get("episode"), int) and event["episode"] >= from_episode:
+            found.setdefault(event["episode"], []).append({"field": event.get("field"), "value": event.get("value"), "old": event.get("old")})
+    return found

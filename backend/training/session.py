@@ -1,0 +1,159 @@
+"""What a run trains with: the model, the policy's agent, the reward, prompts and their cached embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.reference.dataset import load_reference
+from backend.reference.prompts import load_prompts
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Session:
+    """Everything the trainer calls.
+
+    Attributes:
+        agent: `backend.ppo.agent.Agent` or what behaves like it.
+        make_reward: from base images [*, 3, h, w] (or None) to a `RewardFunction`.
+        train_prompts, test_prompts: P prompts each list.
+        train_embeds, test_embeds: [P, L, E], encoded once.
+        reference_images: [M, 3, h, w] in [0, 1]; reference_captions: M, or none.
+        device: where the agent runs.
+        denoise: from an embedding [1, L, E] and a seed to the model's view of the final image at each step, [T+1, 3, h, w].
+        facts: goes into config.json's record.
+    """
+
+    agent: Any
+    make_reward: Callable[[torch.Tensor | None], Any]
+    train_prompts: list[str]
+    test_prompts: list[str]
+    train_embeds: torch.Tensor
+    test_embeds: torch.Tensor
+    reference_images: torch.Tensor
+    reference_captions: list[str]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    denoise: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a setting.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; choose auto or cpu", field="device")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device 'mps' is not available here: choose auto or cpu", field="device")
+    return device
+
+
+def check_inputs(config: TrainConfig) -> None:
+    """Look at every file that the settings name, before anything is written. Imports neither torch nor diffusers.
+
+    Raises:
+        InputError: one cannot be used; `field` names its setting.
+    """
+    load_prompts(config.train_prompts, field="train_prompts")
+    load_prompts(config.test_prompts, field="test_prompts")
+    load_reference(config.reference, field="reference")
+    folder = Path(config.base_model)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise InputError(f"base_model {config.base_model!r} has no model_index.json: name the folder of a diffusers pipeline, or run `make base-model`", field="base_model")
+        if not any((folder / "unet").glob("*.safetensors")):
+            raise InputError(f"base_model {config.base_model!r} has no weights in unet/ (*.safetensors): run `make base-model`, or download the complete model", field="base_model")
+    elif config.base_model.count("/") != 1 or config.base_model[0] in "./~":
+        raise InputError(f"base_model {config.base_model!r}: no such folder; run `make base-model`, or name a diffusers pipeline folder or hub id", field="base_model")
+
+
+def build_session(config: TrainConfig, say: Callable[[str], None] = lambda phase: None) -> Session:
+    """Load everything that a run needs.
+
+    Args:
+        config: the settings.
+        say: told what is being loaded.
+
+    Raises:
+        InputError: a file, a device or a network's weights are missing.
+    """
+    check_inputs(config)
+    device = resolve_device(config.device)
+    say("loading the model")
+    from backend.diffusion.backbone import load_backbone
+    from backend.policies.base import build_policy
+    from backend.ppo.agent import Agent
+
+    backbone = load_backbone(config.base_model, device, DTYPES[config.precision])
+    train_prompts, test_prompts = load_prompts(config.train_prompts), load_prompts(config.test_prompts)
+    say("encoding the prompts")
+    train_embeds, test_embeds = backbone.encode(train_prompts), backbone.encode(test_prompts)
+    reference = load_reference(config.reference)
+    agent = Agent(config, backbone, build_policy(config, backbone))
+
+    def make_reward(base_images: torch.Tensor | None) -> Any:
+        from backend.rewards.composition import RewardFunction
+
+        return RewardFunction(config, reference.tensor(), reference.captions, device, base_images)
+
+    facts = {"reference": reference.label, "reference_sha256": reference.digest, "simulated_reference": reference.simulated, "device": str(device)}
+    return Session(
+        agent, make_reward, train_prompts, test_prompts, train_embeds, test_embeds, reference.tensor(), list(reference.captions), device,
+        partial(watch_denoising, agent), facts,
+    )  # fmt: skip
+
+
+class _Watcher:
+    """A policy that acts as another does and keeps what the model takes for the clean latents at each step."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+        self.clean: list[torch.Tensor] = []
+
+    def plan(self, *args: Any) -> Any:
+        return self.policy.plan(*args)
+
+    def step(self, state: Any, noise: Any) -> Any:
+        from backend.diffusion.kernel import predict_clean
+
+        backbone = self.policy.backbone
+        clean, _ = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        self.clean.append(clean)
+        return self.policy.step(state, noise)
+
+
+def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int) -> torch.Tensor:
+    """How one image comes out of noise: the decoded estimate of the clean image before each step, then the image itself.
+
+    Args:
+        agent: whose averaged policy draws.
+        embeds: [1, L, E].
+        seed: the image's noise seed.
+
+    Returns:
+        [T+1, 3, h, w] in [0, 1].
+    """
+    from backend.diffusion.noise import NoiseSource
+    from backend.diffusion.sampler import rollout
+
+    watcher, config = _Watcher(agent.policy), agent.config
+    with agent.ema.applied():
+        trajectory = rollout(
+            agent.backbone, watcher, embeds, NoiseSource([seed], agent.backbone.device), agent.window(0),
+            num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale, deterministic=True,
+        )  # fmt: skip
+    return torch.cat([agent.backbone.decode(torch.cat(watcher.clean)), trajectory.images])

@@ -1,0 +1,138 @@
+"""The episode loop: draw a group, score it, update the policy, write it down. A plain function, whoever hosts it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from backend.config import TrainConfig
+from backend.diffusion.sampler import Stopped
+from backend.errors import InputError
+from backend.runs import Run
+from backend.runs.status import fresh_status
+from backend.runs.takeover import claim_attempt
+from backend.training.control import Control
+from backend.training.episodes import EpisodeLoop
+from backend.training.recorder import Recorder, RunLost
+from backend.training.resume import begin
+from backend.training.session import Session, build_session
+from backend.training.trackers import track
+
+Build = Callable[[TrainConfig, Callable[[str], None]], Session]
+Observe = Callable[[str, dict[str, Any]], None]
+
+
+def train(config: TrainConfig, run: Run, control: Control | None = None, *, build: Build = build_session, observe: Observe | None = None, executor: str = "command line") -> str:
+    """Train a run from its newest sound checkpoint, or from the start, until its end or a stop.
+
+    Args:
+        config: the run's settings.
+        run: its directory, which this process takes over.
+        control: where requests come from; by default the run's control folder.
+        build: makes the session; tests give a small learner.
+        observe: called with (kind, content) for a progress bar.
+        executor: what hosts it, for the status.
+
+    Returns:
+        The last state: `completed`, `stopped` or `failed`.
+
+    Raises:
+        InputError: another process owns the run.
+        RunLost: the run's folder vanished or stayed unwritable.
+    """
+    before = run.status()
+    attempt = claim_attempt(run.attempts_dir, before.attempt)
+    control = control or Control(run)
+    with _threads(config, run):
+        cut = begin(run)
+        status = fresh_status(
+            state="starting", attempt=attempt, total=config.episodes, episode=cut.episode, executor=executor, best_score=before.best_score,
+            best_episode=before.best_episode, base_level=before.base_level, reference_level=before.reference_level, score=before.score,
+        )  # fmt: skip
+        recorder = Recorder(run, status, observe)
+        control.acknowledge = recorder.acknowledge
+        try:
+            with track(config, run, recorder):
+                return _guarded(config, run, control, recorder, build, cut)
+        finally:
+            recorder.close()
+
+
+def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder, build: Build, cut: Any) -> str:
+    """Run the loop and turn whatever ends it into a last state and a sentence."""
+    try:
+        for sentence in cut.sentences:
+            recorder.alert(sentence)
+        session = build(config, recorder.phase)
+        loop = EpisodeLoop(config, run, control, recorder, session, cut)
+        finished = loop.run()
+        if finished:
+            _evaluate(config, run, recorder, session.device)
+        state = "completed" if finished else "stopped"
+        recorder.state(state, phase="", requested="", eta_seconds=None, message=f"{state} after {recorder.status.episode} of {config.episodes} episodes")
+        return state
+    except RunLost:
+        recorder.state("failed", phase="", error="the disk refused: the run ended after its last checkpoint; free space and press Resume")
+        raise
+    except Stopped:
+        recorder.state("stopped", phase="", requested="", message="stopped before the first episode ended")
+        return "stopped"
+    except Exception as error:
+        sentence = explain_failure(error, config)
+        recorder.log(traceback.format_exc())
+        recorder.alert(sentence)
+        recorder.state("failed", phase="", error=sentence, eta_seconds=None)
+        if isinstance(error, InputError):
+            raise
+        return "failed"
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _threads(config: TrainConfig, run: Run) -> Iterator[None]:
+    """Torch threads as the run recorded them: sums over threads differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(config.threads or run.record.get("threads") or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _evaluate(config: TrainConfig, run: Run, recorder: Recorder, device: torch.device) -> None:
+    """Compare base and tuned model on the test prompts; a failure here leaves the training as completed as it is."""
+    if not config.eval_images:
+        return
+    from backend.evaluation.evaluate import evaluate_run
+
+    recorder.phase("evaluating")
+    recorder.log(f"evaluating {config.eval_images} images each of base and tuned model on the test prompts")
+    began = time.monotonic()
+    try:
+        evaluate_run(run, images=config.eval_images, device=str(device))
+    except (InputError, OSError, RuntimeError, ValueError) as error:
+        recorder.log(traceback.format_exc())
+        recorder.alert(f"the evaluation failed ({error}); the trained policy is saved: `python -m backend evaluate {run.id}` tries again")
+        return
+    recorder.log(f"evaluated in {time.monotonic() - began:.0f} s")
+
+
+def explain_failure(error: BaseException, config: TrainConfig) -> str:
+    """One sentence for a person about what ended a run, with what to change."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        smaller = max(1, config.group_size // config.minibatches // 2)
+        remedies = [f"micro_batch {smaller}"] if config.micro_batch != 1 else []
+        remedies += [] if config.gradient_checkpointing else ["gradient checkpointing"]
+        remedies += [f"images_per_prompt {config.images_per_prompt // 2}"] if config.images_per_prompt > 1 else [f"prompts_per_group {max(1, config.prompts_per_group // 2)}"]
+        return f"Out of memory at {config.group_size} images a group: try {' or '.join(remedies)}"
+    return f"{type(error).__name__}: {text or 'no message'} (log.txt has the details)"

@@ -1,0 +1,157 @@
+"""A learner of a few hundred numbers that keeps every promise of the real one: the trainer's mechanics without a model."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import torch
+
+from backend.config import TrainConfig, make_config
+from backend.diffusion.sampler import check_stop
+from backend.training.session import Session
+
+SIDE = 8
+
+
+class FakePolicy:
+    def __init__(self) -> None:
+        self.weight = torch.nn.Parameter(torch.zeros(3, SIDE, SIDE))
+        self.trainable_count = self.weight.numel()
+
+
+class FakeAgent:
+    """Images are noise by seed plus a learned picture; the update pulls the picture toward well-paid noise."""
+
+    def __init__(self, config: TrainConfig, step_seconds: float = 0.0, nan_from: tuple[int, ...] = ()) -> None:
+        self.config, self.policy, self.step_seconds, self.nan_from = config, FakePolicy(), step_seconds, nan_from
+        self.optimiser = torch.optim.Adam([self.policy.weight], lr=config.learning_rate)
+        self.baseline = 0.0
+        self.rolled = []
+
+    def rollout(self, prompt_embeds, seeds, episode=0, deterministic=False, use_ema=False, should_stop=None, base=False):
+        noise = torch.stack([torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        for _ in range(self.config.num_inference_steps):
+            check_stop(should_stop)
+            time.sleep(self.step_seconds)
+        weight = torch.zeros_like(self.policy.weight) if base else self.policy.weight.detach()
+        images = (0.5 + 0.1 * noise + weight).clamp(0, 1)
+        self.rolled.append((episode, tuple(seeds), base))
+        return SimpleNamespace(images=images, log_probs=-0.5 * noise.flatten(1).pow(2).mean(1).expand(2, -1), noise=noise, episode=episode)
+
+    def update(self, trajectory, total_reward, prompt_index, prompt_embeds, generator, should_stop=None, group_score=None):
+        order = torch.randperm(len(total_reward), generator=generator)
+        finite = trajectory.episode not in self.nan_from
+        for part in order.chunk(2):
+            check_stop(should_stop)
+            time.sleep(self.step_seconds)
+            loss = -((total_reward[part, None, None, None] - self.baseline) * trajectory.noise[part] * self.policy.weight).mean()
+            self.optimiser.zero_grad()
+            loss.backward()
+            if finite:
+                self.optimiser.step()
+        self.baseline = 0.9 * self.baseline + 0.1 * float(total_reward.mean())
+        check_stop(should_stop)
+        stats = {"actor_loss": float(loss.detach()), "critic_loss": 0.0, "grad_norm_actor": float(self.policy.weight.grad.norm()), "learning_rate": self.config.learning_rate}
+        stats |= {"skipped_nonfinite": 0.0 if finite else 1.0, "kl_divergence": 0.5}
+        return SimpleNamespace(to_dict=lambda: stats)
+
+    def set_knob(self, name, value):
+        self.config = make_config({**self.config.model_dump(), name: value})
+        if name == "learning_rate":
+            self.optimiser.param_groups[0]["lr"] = value
+
+    def state_dict(self):
+        moments = self.optimiser.state.get(self.policy.weight, {})
+        tensors = {"weight": self.policy.weight.detach().clone(), **{k: torch.as_tensor(v).clone() for k, v in moments.items()}}
+        return {"tensors": tensors, "scalars": {"baseline": self.baseline, "learning_rate": self.config.learning_rate, "guidance_scale": self.config.guidance_scale}}
+
+    def load_state_dict(self, state):
+        tensors = state["tensors"]
+        with torch.no_grad():
+            self.policy.weight.copy_(tensors["weight"])
+        self.optimiser.state.clear()
+        if "step" in tensors:
+            self.optimiser.state[self.policy.weight] = {k: tensors[k].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        self.baseline = state["scalars"]["baseline"]
+        for name in ("learning_rate", "guidance_scale"):
+            self.set_knob(name, state["scalars"][name])
+
+    def save_policy(self, folder):
+        (folder / "policy.bin").write_bytes(self.policy.weight.detach().numpy().tobytes())
+
+
+@dataclass
+class FakeReward:
+    """Score: spread of the group; credit: distance from a remembered mean image."""
+
+    memory: torch.Tensor = field(default_factory=lambda: torch.zeros(3, SIDE, SIDE))
+    weight: float = 1.0
+
+    def score_set(self, images, captions):
+        small = torch.nn.functional.interpolate(images, size=(SIDE, SIDE))
+        return float(small.flatten(1).std(0, unbiased=False).mean() + small.mean())
+
+    def __call__(self, images, captions, prompt_index):
+        credit = (images - self.memory).flatten(1).mean(1)
+        self.memory = 0.9 * self.memory + 0.1 * images.mean(0)
+        explanations = [{"attraction": float(c), "repulsion": 0.0, "companion": 0, "companion_kind": "group", "note": "<i>"} for c in credit]
+        return SimpleNamespace(
+            score=self.score_set(images, captions), total=self.weight * credit, components={"diversity": credit, "entropy": credit * 0}, scores={},
+            raw_components={"diversity": credit * 2, "entropy": credit * 0}, explanations=explanations, features=images.flatten(1),
+        )  # fmt: skip
+
+    def set_weight(self, name, value):
+        self.weight = value
+
+    def set_reference_share(self, share):
+        self.share = share
+
+    def state_dict(self):
+        return {"memory": self.memory.clone(), "weight": self.weight}
+
+    def load_state_dict(self, state):
+        self.memory, self.weight = state["memory"].clone(), state["weight"]
+
+
+def fake_build(step_seconds: float = 0.0, nan_from: tuple[int, ...] = (), keep: list | None = None, start_seconds: float = 0.0):
+    """A `build` for `train`; the session it makes is appended to `keep`."""
+
+    def build(config, say=lambda phase: None):
+        say("loading the model")
+        time.sleep(start_seconds)
+        embeds = torch.zeros(5, 2, 3)
+        prompts = [f"prompt {i} <img src=x onerror=alert(1)>" for i in range(5)]
+        reference = torch.rand(12, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+        session = Session(FakeAgent(config, step_seconds, nan_from), lambda base: FakeReward(), prompts, prompts[:3], embeds, embeds[:3], reference, [])
+        if keep is not None:
+            keep.append(session)
+        return session
+
+    return build
+
+
+SMALL = {
+    "episodes": 12, "prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_size": 2, "save_every": 4, "sample_every": 5, "probe_every": 5,
+    "probe_images": 3, "eval_images": 0, "learning_rate": 0.01, "threads": 1,
+}  # fmt: skip
+
+
+def small_config(**values) -> TrainConfig:
+    """Settings of a run that takes a fraction of a second."""
+    return TrainConfig(**{**SMALL, **values})
+
+
+@contextmanager
+def environment(**values: str):
+    """Environment variables for the block only."""
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for k, v in before.items():
+            os.environ.pop(k) if v is None else os.environ.__setitem__(k, v)
