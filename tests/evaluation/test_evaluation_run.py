@@ -91,7 +91,7 @@ def test_an_untouched_policy_closes_nothing(make_run):
 
 
 def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
-    run = make_run(push=0.5)
+    run = make_run(push=0.2)
     result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=(1.0,))
     moved = load_map(run)
     assert moved["base"].shape == moved["tuned"].shape == moved["ceiling"].shape
