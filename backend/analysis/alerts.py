@@ -10,6 +10,8 @@ import numpy as np
 from scipy import stats
 
 from backend.analysis.convergence import LEARNING, plateau_episode, trend
+from backend.analysis.series import columns, present
+from backend.runs import Run
 
 WINDOW_IMAGES = 256  # images that one judgement looks at
 LEVEL = 0.99  # of the intervals: the alert is asked for every episode, so 95 % would cry wolf
@@ -77,6 +79,17 @@ def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[flo
         "Raise the KL to base, the quality or the prompt-relevance weight, or go back to an earlier checkpoint."
     )
     return Alert("reward_hacking", message, {"diversity": gain, **{name: result[0] for name, result in fallen.items()}})
+
+
+def of_run(run: Run) -> list[Alert]:
+    """Alerts that a run's tables give now: plateau, and sample diversity against the quality and adherence components."""
+    wanted = ["batch_score", "sample_diversity", "component_quality", "component_adherence"]
+    data = columns(run, "policy_updates", wanted)
+    guards = {name.removeprefix("component_"): data[name] for name in wanted[2:] if present(data.get(name))}
+    found = [plateau(data.get("batch_score", ()))]
+    if present(data.get("sample_diversity")):
+        found.append(reward_hacking(data["sample_diversity"], guards, run.config.group_size))
+    return [alert for alert in found if alert is not None]
 
 
 def plateau(scores: Sequence[float], least: int = 50) -> Alert | None:

@@ -107,33 +107,29 @@ def policy_comparison(runs: Sequence[Run]) -> Figure:
 def decomposition(run: Run) -> list[dict[str, Any]]:
     """Which components drive learning.
 
-    Each component of an image is normalised before it is weighted, so the covariance of component with total over images,
-    divided by the total's variance, says how much of what told images apart it explains. Shares are signed, and their
-    absolute values sum to one.
+    The reward of an image is a weighted sum of normalised components, so the covariance of a weighted component with the
+    total over images, divided by the total's variance, is the share of what told images apart; shares sum to one as long
+    as no weight was changed while training. A negative share worked against the others.
 
     Returns:
-        One row per component: `component`, `share` (None where it cannot be computed), `slope` with `low` and `high`
-        (change per episode of its episode mean).
+        One row per component: `component`, `weight`, `share` (None where it cannot be computed), `slope` with `low` and
+        `high` (change per episode of the episode mean of the normalised component).
     """
     table = columns(run, "reward_components")
-    skip = {"episode", "prompt_idx", "image", "total"}
-    names = [name for name in table if name not in skip and present(table[name]) and not name.startswith("raw_")]
     total, episode = table.get("total"), table.get("episode")
+    names = [name for name in table if hasattr(run.config, f"{name}_weight") and present(table[name])]
     if not names or not present(total):
         return []
     numbers = np.unique(episode[np.isfinite(episode)])
     rows = []
     for name in names:
-        values = table[name]
-        both = np.isfinite(values) & np.isfinite(total)
-        variance = float(np.var(total[both])) if both.any() else 0.0
-        share = float(np.mean((values[both] - values[both].mean()) * (total[both] - total[both].mean())) / variance) if variance > 0 else None
-        means = _means_by(episode, values, numbers)
-        slope, low, high = slope_interval(means)
-        rows.append({"component": name, "share": share, "slope": slope, "low": low, "high": high})
-    known = [abs(row["share"]) for row in rows if row["share"] is not None]
-    for row in rows:
-        row["share"] = row["share"] / sum(known) if row["share"] is not None and sum(known) > 0 else None
+        weight = float(getattr(run.config, f"{name}_weight"))
+        both = np.isfinite(table[name]) & np.isfinite(total)
+        values, whole = weight * table[name][both], total[both]
+        variance = float(np.var(whole)) if both.any() else 0.0
+        share = float(np.mean((values - values.mean()) * (whole - whole.mean())) / variance) if variance > 0 else None
+        slope, low, high = slope_interval(_means_by(episode, table[name], numbers))
+        rows.append({"component": name, "weight": weight, "share": share, "slope": slope, "low": low, "high": high})
     return rows
 
 

@@ -79,9 +79,9 @@ def sections(run: Run) -> list[tuple[str, list[list[Any]], list[str]]]:
         found.append(("Evaluation on test prompts", _evaluation_rows(evaluation), ["Measure", "Base", "Tuned", "Difference or share", "95 % interval"]))
     rows = [[key.replace("_", " "), value] for key, value in comparison.convergence(run).items() if key not in ("run", "mode", "metric")]
     found.append(("Convergence", rows, ["What", "Value"]))
-    parts = [[row["component"], row["share"], row["slope"], row["low"], row["high"]] for row in comparison.decomposition(run)]
+    parts = [[row["component"], row["weight"], row["share"], row["slope"], row["low"], row["high"]] for row in comparison.decomposition(run)]
     if parts:
-        found.append(("Reward decomposition", parts, ["Component", "Share of the reward's spread", "Slope per episode", "Low", "High"]))
+        found.append(("Reward decomposition", parts, ["Component", "Weight", "Share of the reward's spread", "Slope per episode", "Low", "High"]))
     stable = [[name.replace("_", " "), item["ratio"], item["variation"]] for name, item in comparison.stability_of(run).items()]
     if stable:
         found.append(("Stability", stable, ["Curve", "Variance, last third / first third", "Coefficient of variation"]))

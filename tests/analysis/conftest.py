@@ -16,7 +16,7 @@ from backend.runs.tables import TableWriter
 
 
 def write_run(store: RunStore, config: TrainConfig, score: np.ndarray) -> Run:
-    """A run with `score` as its curve, two components (one twice the other's weight), and a grid of four at episodes 0 and n - 1."""
+    """A run with `score` as its curve, two components (total = 1.0 diversity + 0.1 spatial = 2a + b), and a grid of four at episodes 0 and n - 1."""
     run = store.create(config)
     generator = np.random.default_rng(config.seed)
     writer = TableWriter(run.logs_dir / "policy_updates.csv", [*TABLES["policy_updates"], "component_diversity"])
@@ -27,10 +27,10 @@ def write_run(store: RunStore, config: TrainConfig, score: np.ndarray) -> Run:
         for i, value in enumerate(score)
     )  # fmt: skip
     clipped.append({"update": i, "episode": i, "grad_clipped": i % 2 == 0} for i in range(len(score)))
-    parts = TableWriter(run.logs_dir / "reward_components.csv", [*TABLES["reward_components"], "diversity", "spatial"])
+    parts = TableWriter(run.logs_dir / "reward_components.csv", [*TABLES["reward_components"], "diversity", "spatial", "diversity_raw"])
     draws = generator.normal(size=(len(score), 4, 2))
     parts.append(
-        {"episode": i, "prompt_idx": j, "image": j, "diversity": float(2 * a), "spatial": float(b), "total": float(2 * a + b)}
+        {"episode": i, "prompt_idx": j, "image": j, "diversity": float(2 * a), "spatial": float(10 * b), "diversity_raw": 7.0, "total": float(2 * a + b)}
         for i, row in enumerate(draws)
         for j, (a, b) in enumerate(row)
     )

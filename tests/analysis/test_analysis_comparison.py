@@ -42,6 +42,7 @@ def test_decomposition_shares_follow_the_variances(make_run):
     """total = 2a + b with independent a and b of equal variance: 4/5 and 1/5."""
     shares = {row["component"]: row["share"] for row in comparison.decomposition(make_run())}
     assert shares == pytest.approx({"diversity": 0.8, "spatial": 0.2}, abs=0.06)
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_stability_reads_the_losses(make_run):
@@ -84,6 +85,11 @@ def test_plateau_alert_names_the_episode():
     assert alerts.plateau(scores).numbers["episode"] == pytest.approx(60, abs=10)
     assert alerts.plateau(scores[:30]) is None
     assert alerts.plateau(0.02 * t) is None
+
+
+def test_alerts_of_a_run_read_its_tables(make_run):
+    assert [alert.kind for alert in alerts.of_run(make_run())] == ["plateau"]
+    assert alerts.of_run(make_run(np.arange(80) * 0.01)) == []
 
 
 def test_report_is_self_contained_and_escapes_everything(make_run):
