@@ -58,11 +58,18 @@ def profile(r: Array, p: CraterParameters, diameter: float, depth: float, rim: f
     return smooth_min(inner, outer, rounding)
 
 
+def standing_depth(p: CraterParameters) -> float:
+    """Depth / diameter that the wall can hold: between the floor's edge and the rim its mean slope stays below `repose`."""
+    if p.repose >= 90.0:
+        return p.depth_ratio
+    return min(p.depth_ratio, 0.5 * (1.0 - 0.85 * p.infill) * math.tan(math.radians(p.repose)))
+
+
 def single(scene: Scene, p: CraterParameters, cx: float, cy: float, diameter: float, rng: np.random.Generator) -> Relief:
     """One crater of `diameter` half frames at (cx, cy), with floor, peak, pit and terraces of its kind."""
     phases = rng.uniform(0.0, 2.0 * math.pi, 7)
     r, angle = polar(scene, p, cx, cy, diameter / 2.0, phases)
-    depth, rim = p.depth_ratio * diameter, p.rim_ratio * diameter
+    depth, rim = standing_depth(p) * diameter, p.rim_ratio * diameter
     if p.kind in ("chained", "clustered"):
         depth, rim = depth * 0.8, rim * 0.7
     bowl_depth = depth * (1.0 + 0.9 * p.infill)
