@@ -130,7 +130,7 @@ EXTRACTORS = Registry(
         Entry("resnet18_layer3", "backend.features.resnet18:layer3", "ImageNet ResNet-18, layer 3 mean and std.", "ResNet-18 weights, 45 MB"),
         Entry("clip", "backend.features.clip:clip", "CLIP ViT-B/32 image embedding.", "openai/clip-vit-base-patch32, 605 MB"),
         Entry("dinov2", "backend.features.dinov2:dinov2", "DINOv2-small class token.", "facebook/dinov2-small, 88 MB"),
-        Entry("inception", "backend.features.inception:inception", "Inception-v3 pool3, the network that FID is named after.", "Inception-v3 weights, 104 MB"),
+        Entry("inception", "backend.features.inception:inception", "Inception-v3 pool3, the network that FID is named after.", "Inception-v3 weights, 91 MB"),
     ],
 )
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from backend.config.schema import TrainConfig
 from backend.errors import InputError
 from backend.features.base import resized
+from backend.features.download import hub_folder
 from backend.features.efficientnet_lite import EfficientNetLite, lite0
 from backend.rewards.base import Credit, MetricContext, RewardBatch, SetMetric, finite
 from backend.rewards.kernels import squared_distances
@@ -53,11 +54,6 @@ def perceptual_rows(maps: list[Tensor], weights: list[Tensor] | None = None) -> 
             unit = unit * weights[stage].sqrt()[:, None, None]
         rows.append(unit.flatten(1) / (x.shape[-2] * x.shape[-1]) ** 0.5)
     return torch.cat(rows, 1)
-
-
-def hub_folder() -> Path:
-    """Where torch keeps downloaded weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def find_heads(folder: Path) -> Path | None:
