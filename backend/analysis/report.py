@@ -7,6 +7,7 @@ import html
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +116,57 @@ def _picture(path: Path, caption: str) -> str:
     return f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
+def page_of(title: str, parts: list[str], figures: dict[str, Figure]) -> str:
+    """One HTML document that needs no network.
+
+    Args:
+        title: plain text, escaped here.
+        parts: HTML whose foreign text is escaped already.
+        figures: charts that follow the parts.
+    """
+    charts = "".join(f'<div class="chart" id="chart-{html.escape(name)}"></div>' for name in figures)
+    script = f"const figures={script_json(figures)};for(const [n,f] of Object.entries(figures))Plotly.newPlot('chart-'+n,f.data,f.layout,{{responsive:true}});"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    body = f"<h1>{html.escape(title)}</h1>{''.join(parts)}{charts}<script>{script}</script>"
+    return f"<!doctype html><html lang=en><head>{head}<script>{get_plotlyjs()}</script></head><body>{body}</body></html>"
+
+
 def report_html(run: Run) -> str:
     """The whole report as one HTML document that needs no network."""
-    parts = [f"<h1>Run {html.escape(run.id)}</h1>"]
+    parts = []
     for title, rows, head in sections(run):
         parts += [f"<h2>{html.escape(title)}</h2>", html_table(rows, head)]
     pictures = [(sample_grid(run, run.plots_dir / "samples.png"), "The same seeds through the episodes"), (run.path / "evaluation.png", "Base above tuned, same prompt and seed")]
     parts += [_picture(path, caption) for path, caption in pictures if path is not None and path.is_file()]
-    figures = figures_of(run)
-    parts += [f'<div class="chart" id="chart-{html.escape(name)}"></div>' for name in figures]
-    script = f"const figures={script_json(figures)};for(const [n,f] of Object.entries(figures))Plotly.newPlot('chart-'+n,f.data,f.layout,{{responsive:true}});"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(run.id)}</title><style>{STYLE}</style>'
-    return f"<!doctype html><html lang=en><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}<script>{script}</script></body></html>"
+    return page_of(f"Run {run.id}", parts, figures_of(run))
+
+
+def comparison_tables(runs: Sequence[Run]) -> list[tuple[str, list[list[Any]], list[str]]]:
+    """Tables of two to six runs: convergence, evaluation, settings that differ."""
+    found = [comparison.convergence(run) for run in runs]
+    keys = ["run", "mode", "metric", "episodes", "state", "slope", "low", "high", "plateau_episode", "base_level", "last", "gain"]
+    tables = [("Convergence", [[row[key] for key in keys] for row in found], [key.replace("_", " ") for key in keys])]
+    judged = [(run, run.evaluation()) for run in runs]
+    rows = [
+        [run.id, e.get("images"), e.get("gap_closed"), e["gap"].get("lite2", {}).get("low"), e["gap"].get("lite2", {}).get("high"), e["guards"]["passed"]] for run, e in judged if e
+    ]
+    if rows:
+        tables.append(("Evaluation on test prompts", rows, ["run", "images", "gap closed", "low", "high", "guards kept"]))
+    differ = [[row["label"], *[row[run.id] for run in runs]] for row in comparison.config_diff(runs)]
+    tables.append(("Settings that differ", differ, ["setting", *[run.id for run in runs]]))
+    return tables
+
+
+def comparison_html(runs: Sequence[Run]) -> str:
+    """Two to six runs on one page: overlaid curves, policies compared, tables.
+
+    Raises:
+        InputError: fewer than two runs, or more than six.
+    """
+    parts = []
+    for title, rows, head in comparison_tables(runs):
+        parts += [f"<h2>{html.escape(title)}</h2>", html_table(rows, head)]
+    return page_of("Runs compared", parts, {"overlay": comparison.overlay(runs), "policies": comparison.policy_comparison(runs)})
 
 
 def report_markdown(run: Run) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from backend.analysis import feature_figures, figures
 from backend.analysis.series import smooth, thin
+from backend.analysis.static import write_png
 from backend.errors import InputError
 
 
@@ -115,3 +116,12 @@ def test_evolution_has_one_trace_per_sampled_episode(make_run):
     figure = feature_figures.evolution(make_run(), "pca")
     assert [trace["name"] for trace in figure["data"]] == ["episode 0", "episode 119"]
     assert go.Figure(figure) is not None
+
+
+def test_png_shows_the_curve_where_it_is(tmp_path):
+    """A line along the bottom darkens the lower half of the picture only."""
+    figure = {"data": [figures.line("a $b$", np.arange(50), np.r_[np.zeros(49), 1.0])], "layout": figures.layout("t", "y")}
+    pixels = np.asarray(Image.open(write_png(figure, tmp_path / "a.png")).convert("RGB")).astype(int)
+    blue = (pixels[..., 2] - pixels[..., 0]) > 100
+    inner = blue[:, 200:900]
+    assert inner[: len(inner) // 2].sum() < 0.1 * inner[len(inner) // 2 :].sum()

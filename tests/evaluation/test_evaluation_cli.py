@@ -1,0 +1,83 @@
+"""The commands after training, called as a person calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from backend.cli.evaluate import app
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.evaluation.generate import generate_images
+from backend.runs import TABLES, RunStore
+from backend.runs.tables import TableWriter
+
+
+@pytest.fixture
+def two_runs(runs_dir: Path) -> list[str]:
+    """Ids of two runs with a rising and a flat curve."""
+    ids = []
+    for slope, changes in ((0.01, {}), (0.0, {"learning_rate": 1e-5, "note": "[red]x[/red]"})):
+        run = RunStore().create(TrainConfig(**changes))
+        TableWriter(run.logs_dir / "policy_updates.csv", TABLES["policy_updates"]).append(
+            {"update": i, "episode": i, "batch_score": slope * i, "base_level": 0.0, "actor_loss": 0.1 * i} for i in range(40)
+        )
+        ids.append(run.id)
+    return ids
+
+
+def call(*words: str) -> str:
+    """Output of a command that must succeed."""
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.exception
+    return result.output
+
+
+def test_generate_writes_the_images_that_the_function_draws(tiny_pipeline, tmp_path):
+    call("generate", "--prompt", "aerial view", "--base-model", str(tiny_pipeline), "--steps", "3", "--seed", "5", "--count", "2", "--out", str(tmp_path))
+    drawn = generate_images(["aerial view"], [5, 6], config=TrainConfig(base_model=str(tiny_pipeline)), steps=3)
+    assert (np.asarray(Image.open(tmp_path / "base_6.png")) == drawn[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate", "--prompt", "  "], "prompt is empty"),
+        (["generate", "--prompt", "x", "--base-model", "nowhere/at/all"], "no such folder"),
+        (["evaluate", "../etc"], "id"),
+        (["report", "latest"], "no run"),
+        (["compare", "a"], "2 to 6"),
+    ],
+)
+def test_bad_input_is_one_sentence(runs_dir, words, message):
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_compare_prints_and_writes_both_runs(two_runs, tmp_path):
+    text = call("compare", *two_runs, "--out", str(tmp_path / "c.html"))
+    assert "Learning rate" in text
+    page = (tmp_path / "c.html").read_text()
+    assert all(name in page for name in two_runs)
+
+
+def test_plot_takes_the_newest_run_and_writes_figures(two_runs, tmp_path):
+    text = call("plot", "--png", "--out", str(tmp_path))
+    assert "base level" in text
+    figure = json.loads((tmp_path / "rewards.json").read_text())
+    assert figure["data"][0]["y"][-1] in (0.0, pytest.approx(0.39))
+    assert np.asarray(Image.open(tmp_path / "losses.png").convert("L")).std() > 5
+    assert (tmp_path / "plots.html").stat().st_size > 1_000_000
+
+
+def test_report_is_written_to_the_run(two_runs):
+    output = call("report", two_runs[0]).replace("\n", "")
+    assert "report.html" in output
+    assert two_runs[0] in (RunStore().get(two_runs[0]).plots_dir / "report.md").read_text().replace("\\", "")
