@@ -105,6 +105,8 @@ class Liveness:
 
     def effective_state(self, key: str, status: Status) -> str:
         """The stored state, or `interrupted` where a live state's writer is dead or silent."""
+        if status.state == "queued" and status.executor == "slurm":
+            return "queued"  # the cluster holds it; no process of ours lives until the job begins
         if status.state in LIVE and not self.is_alive(key, status):
             return "interrupted"
         return status.state

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backend.config import TrainConfig, field_meta, make_config
+from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import Run
 from backend.runs.control import Request, pending_requests, remove_request
 from backend.runs.process import is_same_process_alive
 from backend.training.lease import DeviceLease
+from backend.training.live import validate_change
 
 POLL_SECONDS = 0.1  # looking into a folder takes 20 microseconds here, on a network share a few milliseconds
 LOAN_SECONDS = 600.0  # longest loan of the device to another process
@@ -139,20 +140,6 @@ class Control:
             self._loan = None
             return False
         return True
-
-
-def validate_change(config: TrainConfig, field: Any, value: Any) -> TrainConfig:
-    """The settings with one live field changed.
-
-    Raises:
-        InputError: no such field, one that cannot change while a run is training, or a value out of bounds.
-    """
-    if not isinstance(field, str) or field not in TrainConfig.model_fields or not (field_meta(field).get("live")):
-        live = [n for n in TrainConfig.model_fields if n != "schema_version" and field_meta(n).get("live")]
-        raise InputError(f"{str(field)[:60]!r} cannot be changed while training: choose one of {', '.join(live)}", field=str(field))
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(f"{field} = {str(value)[:60]!r}: give a number", field=field)
-    return make_config({**config.model_dump(), field: value})
 
 
 def drop_requests(folder: Path) -> list[Request]:

@@ -14,9 +14,10 @@ from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import Run
 from backend.training.checkpoint import checkpoint_name, keep_and_prune, newest_sound, save_checkpoint
-from backend.training.control import Control, validate_change
+from backend.training.control import Control
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
+from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
 from backend.training.packing import snapshot
 from backend.training.progress import Progress, expected_seconds
@@ -26,6 +27,7 @@ from backend.training.rows import EpisodeRecord, all_rows, sample_diversity
 from backend.training.samples import Sampler
 from backend.training.seeds import choose_group, update_generator
 from backend.training.session import Session
+from backend.training.summary import episode_line, is_due, opening_lines
 
 SKIPS_BEFORE_RESTORE = 3
 
@@ -79,7 +81,9 @@ class EpisodeLoop:
             RunLost: there is nowhere left to record to.
         """
         self.recorder.state("running", trainable=self.agent.policy.trainable_count, device=str(self.session.device), message="")
-        self.recorder.observe("begin", {"trainable": self.agent.policy.trainable_count, "episode": self.progress.episode, "config": self.live})
+        for line in opening_lines(self.live, self.agent.policy.trainable_count, getattr(self.agent, "clip_nats", None)):
+            self.recorder.log(line)
+        self.recorder.observe("begin", {"episode": self.progress.episode, "total": self.config.episodes})
         if self.saved_at < 0:
             self.save()
             self.samples.draw(0, self.reward)
@@ -158,7 +162,10 @@ class EpisodeLoop:
             reference_level=progress.reference_level, trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
             memory_mib=tables["training_log"][0]["memory_allocated"], probe_score=progress.probe_score,
         )  # fmt: skip
-        self.recorder.observe("episode", tables["policy_updates"][0])
+        row = tables["policy_updates"][0]
+        self.recorder.observe("episode", row)
+        if is_due(progress.episode, self.config.episodes):
+            self.recorder.log(episode_line(row, self.config.episodes))
 
     def _probe(self, number: int) -> float | None:
         """The fixed test images' score; in episode 1 nothing, since the base's own probe follows it."""
@@ -281,7 +288,9 @@ class EpisodeLoop:
         state = self.recorder.status.state
         if what == "paused" and state == "running":
             self.recorder.state("paused", phase="", message="paused on request")
-        elif what == "lent":
-            self.recorder.phase("the device is lent to Generate or Evaluate")
+        elif what == "lent" and self.recorder.status.phase != LENT:
+            self.recorder.writer.update(phase=LENT)
+        elif not what and self.recorder.status.phase == LENT:
+            self.recorder.writer.update(phase="")
         elif not what and state == "paused":
             self.recorder.state("running", message="")

@@ -75,8 +75,11 @@ def check_inputs(config: TrainConfig) -> None:
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InputError(f"base_model {config.base_model!r} has no model_index.json: name the folder of a diffusers pipeline, or run `make base-model`", field="base_model")
-        if not any((folder / "unet").glob("*.safetensors")):
-            raise InputError(f"base_model {config.base_model!r} has no weights in unet/ (*.safetensors): run `make base-model`, or download the complete model", field="base_model")
+        for part in ("unet", "vae", "text_encoder"):
+            if not any((folder / part).glob("*.safetensors")):
+                raise InputError(
+                    f"base_model {config.base_model!r} has no weights in {part}/ (*.safetensors): run `make base-model`, or download the complete model", field="base_model"
+                )
     elif config.base_model.count("/") != 1 or config.base_model[0] in "./~":
         raise InputError(f"base_model {config.base_model!r}: no such folder; run `make base-model`, or name a diffusers pipeline folder or hub id", field="base_model")
 

@@ -1,0 +1,179 @@
+"""`python -m backend doctor`: is everything here that training needs, and does it do what it says?"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.config import TrainConfig, make_config
+from backend.errors import InputError
+
+app = typer.Typer()
+GIB = 2**30
+SMALL = {"prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_size": 2}
+
+
+@app.command("doctor")
+def doctor(
+    base_model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id (default: the embedded model).")] = None,
+    reference: Annotated[str | None, typer.Option(help="Folder of the reference set.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    train_prompts: Annotated[str | None, typer.Option(help="File of training prompts.")] = None,
+) -> None:
+    """Check environment, device, memory, reference set, model, gradient flow and ratio = 1, each by name."""
+    given = {"base_model": base_model, "reference": reference, "device": device, "train_prompts": train_prompts}
+    config = make_config({**SMALL, **{k: v for k, v in given.items() if v is not None}})
+    if not run_checks(config):
+        sys.exit(1)
+
+
+def run_checks(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
+    """All checks in order, one line each; whether all passed."""
+    memory: dict[str, Any] = {}
+    sound = True
+    for name, check in CHECKS.items():
+        began = time.monotonic()
+        try:
+            line = check(config, memory)
+        except KeyError as error:
+            line, passed = f"not checked: needs the check {error} before it", False
+        except (InputError, OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
+            line, passed = " ".join(str(error).split())[:300], False
+        else:
+            passed = True
+        sound = sound and passed
+        say(f"{'ok  ' if passed else 'FAIL'} {name}: {line} ({time.monotonic() - began:.1f} s)")
+    return sound
+
+
+def _environment(config: TrainConfig, memory: dict[str, Any]) -> str:
+    from backend.training.record import machine_record
+
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
+        raise InputError(f"Python {platform.python_version()}: use 3.11 or 3.12, `make env` makes such an environment")
+    packages = machine_record(config)["packages"]
+    lacking = [p for p in ("torch", "diffusers", "transformers", "peft", "safetensors") if p not in packages]
+    if lacking:
+        raise InputError(f"not installed: {', '.join(lacking)}; run `make env`")
+    return f"Python {platform.python_version()}, " + ", ".join(f"{k} {v}" for k, v in packages.items())
+
+
+def _device(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import torch
+
+    from backend.training.record import threads
+    from backend.training.session import resolve_device
+
+    memory["device"] = resolve_device(config.device)
+    if memory["device"].type == "cuda":
+        return f"{memory['device']}: {torch.cuda.get_device_name(memory['device'])}"
+    return f"{memory['device']}, {threads(config)} threads"
+
+
+def _memory(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import psutil
+
+    from backend.training.cost import estimate
+
+    free, disk = psutil.virtual_memory().available / GIB, shutil.disk_usage(Path.cwd()).free / GIB
+    need = estimate(TrainConfig()).memory_gib
+    if free < need:
+        raise InputError(f"{free:.1f} GiB of memory are free and the defaults need about {need:.1f}: close something, or lower prompts_per_group")
+    if disk < 1:
+        raise InputError(f"{disk:.2f} GiB of disk are free: a run writes up to 1 GiB")
+    return f"{free:.1f} GiB of memory and {disk:.0f} GiB of disk are free; the defaults need about {need:.1f} GiB"
+
+
+def _reference(config: TrainConfig, memory: dict[str, Any]) -> str:
+    from backend.reference.dataset import load_reference
+
+    return f"{load_reference(config.reference).label}, every checksum right"
+
+
+def _prompts(config: TrainConfig, memory: dict[str, Any]) -> str:
+    from backend.reference.prompts import load_prompts
+
+    return f"{len(load_prompts(config.train_prompts))} for training, {len(load_prompts(config.test_prompts))} for tests"
+
+
+def _model(config: TrainConfig, memory: dict[str, Any]) -> str:
+    from backend.training.session import build_session
+
+    memory["session"] = session = build_session(config)
+    backbone = session.agent.backbone
+    millions = sum(p.numel() for p in backbone.unet.parameters()) / 1e6
+    return f"{config.base_model}: UNet of {millions:.1f} M parameters, latents {tuple(backbone.latent_shape)}, {backbone.prediction_type}"
+
+
+def _rollout(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import torch
+
+    from backend.training.seeds import choose_group
+
+    session = memory["session"]
+    index, seeds = choose_group(config, len(session.train_prompts), 1)
+    memory["index"] = index
+    memory["trajectory"] = trajectory = session.agent.rollout(session.train_embeds[index], seeds, 1)
+    again = session.agent.rollout(session.train_embeds[index], seeds, 1)
+    assert torch.isfinite(trajectory.images).all(), "the model draws values that are not finite: use precision fp32"
+    assert torch.equal(trajectory.images, again.images), "the same seeds gave other images: results on this device cannot be repeated exactly"
+    return f"{len(seeds)} finite images, the same again from the same seeds"
+
+
+def _ratio(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import torch
+
+    trajectory, agent = memory["trajectory"], memory["session"].agent
+    transitions = trajectory.transitions(torch.arange(len(trajectory.seeds)))
+    log_prob, _, _ = agent.policy.evaluate(transitions)
+    worst = float((torch.exp(log_prob - transitions.log_prob) - 1).abs().max().detach())
+    assert worst < 1e-5, f"max |ratio - 1| is {worst:.2e} at unchanged weights: sampler and replay disagree on this device"
+    return f"max |ratio - 1| = {worst:.1e} at unchanged weights"
+
+
+def _gradient(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import torch
+
+    trajectory, agent = memory["trajectory"], memory["session"].agent
+    transitions = trajectory.transitions(torch.arange(len(trajectory.seeds)))
+    log_prob, _, _ = agent.policy.evaluate(transitions)
+    sign = torch.where(transitions.image % 2 == 0, 1.0, -1.0).to(log_prob)
+    (sign * log_prob).mean().backward()
+    grads = [p.grad for p in agent.policy.trainable().values() if p.grad is not None]
+    norm = float(torch.stack([g.float().norm() for g in grads]).norm()) if grads else 0.0
+    assert norm > 0, "no gradient reaches the policy"
+    assert norm < float("inf"), "the policy's gradient is not finite: use precision fp32"
+    for p in agent.policy.trainable().values():
+        p.grad = None
+    return f"norm {norm:.2e} over {agent.policy.trainable_count:,} trained parameters"
+
+
+def _reward(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import torch
+
+    session, trajectory = memory["session"], memory["trajectory"]
+    reward = session.make_reward(trajectory.images)
+    result = reward(trajectory.images, [session.train_prompts[i] for i in memory["index"]], torch.tensor(memory["index"]))
+    assert torch.isfinite(result.total).all(), "the reward is not finite"
+    return f"{config.metric} = {result.score:.4f} for {len(result.total)} images"
+
+
+CHECKS: dict[str, Callable[[TrainConfig, dict[str, Any]], str]] = {
+    "environment": _environment,
+    "device": _device,
+    "memory": _memory,
+    "reference set": _reference,
+    "prompts": _prompts,
+    "model": _model,
+    "rollout": _rollout,
+    "ratio": _ratio,
+    "gradient flow": _gradient,
+    "reward": _reward,
+}

@@ -1,0 +1,40 @@
+"""`python -m backend resume`: let a run that ended early go on exactly where it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.config import load_plugins
+from backend.errors import InputError
+from backend.runs import LIVE, RunStore
+
+app = typer.Typer()
+
+
+@app.command("resume")
+def resume(
+    run_id: Annotated[str, typer.Argument(help="Id of the run, or `newest`.")],
+    plugin: Annotated[list[Path] | None, typer.Option(help="Plug-in files that the run was started with.")] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Continue a stopped, failed or interrupted run from its newest sound checkpoint, bit for bit as if it had not ended."""
+    load_plugins(plugin or [])
+    store = RunStore(runs_dir)
+    run = store.newest() if run_id == "newest" else store.get(run_id)
+    if run is None:
+        raise InputError(f"no run in {store.root}: start one with `python -m backend train`")
+    state = store.effective_state(run)
+    if state in LIVE:
+        raise InputError(f"run {run.id} is {state}: there is nothing to resume; `python -m backend runs stop {run.id}` stops it")
+    if state == "completed" and run.status().episode >= run.config.episodes:
+        raise InputError(f"run {run.id} is completed after {run.config.episodes} episodes: train a new one with `--config {run.config_path}`")
+    from backend.cli.train import host
+    from backend.training.session import check_inputs
+
+    check_inputs(run.config)
+    sys.exit(host(run, run.config, quiet, "command line"))

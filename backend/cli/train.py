@@ -1,0 +1,93 @@
+"""`python -m backend train`: start a run here, or hand it to SLURM."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.cli.settings import with_settings
+from backend.config import TrainConfig, load_plugins, load_preset, make_config, read_config_file
+from backend.config.load import environment_values
+from backend.errors import InputError
+from backend.runs import Run, RunStore
+
+app = typer.Typer()
+
+
+@app.command("train", help="Train a policy. Every setting is a flag; `--config` and CRATER_* variables set them too, a flag wins.")
+@with_settings
+def train(
+    config: Annotated[Path | None, typer.Option(help="JSON or YAML file of settings, such as another run's config.json.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Name of a preset in assets/presets.")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers metrics, policies or extractors of your own; may be repeated.")] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit to SLURM (or with --slurm-cluster local, to this machine) instead of training here.")] = False,
+    slurm_cluster: Annotated[str, typer.Option(help="slurm, local or debug.")] = "slurm",
+    slurm_partition: Annotated[str, typer.Option(help="Partition.")] = "",
+    slurm_gpus: Annotated[int, typer.Option(help="GPUs of the job.", min=0)] = 1,
+    slurm_minutes: Annotated[int, typer.Option(help="Time limit; at its end the run stops with a checkpoint and is queued again.", min=5)] = 240,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --slurm: print the job script and write nothing.")] = False,
+    run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Train a run to its end."""
+    load_plugins(plugin or [])
+    store = RunStore(runs_dir)
+    if run_id is not None:
+        run = store.get(run_id)
+        sys.exit(host(run, run.config, quiet, "process"))
+    resolved = settle_settings(settings or {}, config, preset)
+    from backend.training.session import check_inputs
+    from backend.training.trackers import check_tracker
+
+    check_inputs(resolved)
+    check_tracker(resolved)
+    if slurm:
+        from backend.training.slurm import SlurmOptions, job_script, submit
+
+        options = SlurmOptions(slurm_cluster, slurm_partition, slurm_gpus, slurm_minutes)
+        print(job_script(resolved, store.root, options) if dry_run else submit(store, resolved, options))
+        return
+    if dry_run:
+        raise InputError("--dry-run goes with --slurm: `python -m backend config validate` checks settings without training")
+    from backend.training.distributed import is_main, shared_run
+    from backend.training.record import machine_record
+
+    run = shared_run(store, resolved, machine_record(resolved))
+    if not quiet and is_main():
+        print(f"Run {run.id} in {store.root}", flush=True)
+    sys.exit(host(run, resolved, quiet, "command line"))
+
+
+def settle_settings(flags: dict[str, Any], file: Path | None, preset: str | None) -> TrainConfig:
+    """Defaults < preset < file < environment < flags.
+
+    Raises:
+        InputError: one of them refuses.
+    """
+    values: dict[str, Any] = dict(load_preset(preset)["values"]) if preset else {}
+    values |= read_config_file(file) if file else {}
+    return make_config({**values, **environment_values(), **flags})
+
+
+def host(run: Run, config: TrainConfig, quiet: bool, executor: str) -> int:
+    """Train in this process; returns the exit status."""
+    from backend.cli.watching import Watcher, stop_on_signals
+    from backend.training.control import Control
+    from backend.training.recorder import RunLost
+    from backend.training.trainer import train as train_run
+
+    control = Control(run)
+    try:
+        with Watcher(run, quiet) as watcher, stop_on_signals(control):
+            state = train_run(config, run, control, observe=watcher, executor=executor)
+    except RunLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if state == "failed":
+        print(f"error: {run.status().error}", file=sys.stderr)
+    return 1 if state == "failed" else 0

@@ -1,0 +1,163 @@
+"""One worker thread that owns the device and hosts the queued runs of this process, one after another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from backend.errors import InputError
+from backend.runs import Run, RunStore
+from backend.runs.process import identity
+from backend.training.executors import Executor, ProcessExecutor, ThreadExecutor, settle, wants_process
+from backend.training.lease import DeviceLease
+from backend.training.live import LENT
+
+
+class Host:
+    """The queue and its worker.
+
+    Args:
+        store: where runs live.
+        build: session builder of thread-hosted runs, for tests.
+        command: command of process-hosted runs, for tests.
+    """
+
+    def __init__(self, store: RunStore, build: Any = None, command: Any = None) -> None:
+        self.store = store
+        self.lease = DeviceLease()
+        self.sentences: dict[str, str] = {}
+        self._build, self._command = build, command
+        self._loans = DeviceLease()
+        self._waiting: list[str] = []
+        self._active: tuple[str, Executor] | None = None
+        self._condition = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._closing = False
+
+    @property
+    def has_own_sessions(self) -> bool:
+        """Whether sessions come from elsewhere than the settings' files (tests)."""
+        return self._build is not None or self._command is not None
+
+    @property
+    def active(self) -> tuple[str, Executor] | None:
+        """The run in hand and its executor."""
+        return self._active
+
+    def ids(self) -> list[str]:
+        """Runs in order: the one in hand, then those that wait."""
+        with self._condition:
+            return ([self._active[0]] if self._active else []) + self._waiting
+
+    def waiting(self) -> list[str]:
+        """Runs that wait, in order."""
+        with self._condition:
+            return list(self._waiting)
+
+    def enqueue(self, run: Run) -> None:
+        """Add a run at the end."""
+        with self._condition:
+            self._waiting.append(run.id)
+            if self._worker is None or not self._worker.is_alive():
+                self._worker = threading.Thread(target=self._work, name="trainer", daemon=True)
+                self._worker.start()
+            self._condition.notify_all()
+
+    def take_out(self, run: Run) -> bool:
+        """Take a waiting run out of the queue; False where it does not wait here."""
+        with self._condition:
+            if run.id not in self._waiting:
+                return False
+            self._waiting.remove(run.id)
+            settle(run, "stopped", "taken out of the queue", error="")
+            self._condition.notify_all()
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                while not self._waiting and not self._closing:
+                    self._condition.wait()
+                if self._closing:
+                    return
+                run_id = self._waiting.pop(0)
+                try:
+                    run = self.store.get(run_id)
+                    executor = self._executor(run)
+                except InputError as error:
+                    self.sentences[run_id] = str(error)
+                    self._condition.notify_all()
+                    continue
+                self._active = (run_id, executor)
+            self._host(run, executor)
+
+    def _host(self, run: Run, executor: Executor) -> None:
+        try:
+            with self.lease.held(f"run {run.id}"):
+                sentence = executor.execute(run)
+            if sentence:
+                self.sentences[run.id] = sentence
+            settle(run, "failed", "", error=sentence or "the trainer ended without a word; log.txt has its last lines")
+        except Exception as error:
+            self.sentences[run.id] = f"run {run.id} could not be hosted: {type(error).__name__}: {error}"
+        finally:
+            with self._condition:
+                self._active = None
+                self._condition.notify_all()
+
+    def _executor(self, run: Run) -> Executor:
+        if wants_process(run.config):
+            return ProcessExecutor(self.store.root, self._command)
+        return ThreadExecutor(self.lease, self._build)
+
+    @contextmanager
+    def device(self, name: str, timeout: float = 300.0) -> Iterator[None]:
+        """Own the device within the block, between two episodes of whatever trains here.
+
+        Raises:
+            InputError: it did not become free in time.
+        """
+        with self._loans.held(name, timeout):
+            active = self._active
+            if active is None or active[1].name == "thread":
+                with self.lease.held(name, timeout):
+                    yield
+                return
+            run = self.store.get(active[0])
+            run.request("lend", identity())
+            try:
+                self._await_loan(run, timeout)
+                yield
+            finally:
+                if run.path.is_dir():
+                    run.request("give_back")
+
+    def _await_loan(self, run: Run, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self._active is not None and self._active[0] == run.id and run.status().phase != LENT:
+            if time.monotonic() > deadline:
+                raise InputError(f"run {run.id} did not lend the device within {timeout:.0f} s: try again when its episode has ended")
+            time.sleep(0.05)
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing trains or waits here; whether that was reached."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._active is None and not self._waiting, timeout)
+
+    def shutdown(self, timeout: float = 60.0) -> bool:
+        """Stop gracefully: the run in hand writes its checkpoint, those that wait are taken out of the queue."""
+        with self._condition:
+            for run_id in self._waiting:
+                settle(self.store.get(run_id), "stopped", "the server shut down before it began", error="")
+            self._waiting.clear()
+            self._closing = True
+            if self._active:
+                self._active[1].stop()
+            self._condition.notify_all()
+        worker = self._worker
+        if worker is not None:
+            worker.join(timeout)
+        return worker is None or not worker.is_alive()

@@ -1,0 +1,275 @@
+"""The queue of runs in this process: one worker that owns the device, tokens that say who may steer, no torch until a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from backend.config import TrainConfig, make_config, upgrade
+from backend.errors import InputError
+from backend.runs import LIVE, Run, RunStore, is_owner, new_owner, set_owner
+from backend.runs.process import identity
+from backend.runs.status import StatusWriter, fresh_status
+from backend.runs.takeover import claim_attempt
+from backend.training.host import Host
+from backend.training.live import validate_change
+from backend.training.record import machine_record
+
+FOREIGN = "this run belongs to another visitor: only its owner can steer it; start or clone one of your own"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of a public demo; None for no cap."""
+
+    max_episodes: int | None = None
+    max_images: int | None = None
+    max_queue: int | None = 16
+    runs_per_owner: int | None = None
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What Start returns: the run, and the token that steers it."""
+
+    run_id: str
+    token: str
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self.run_id, self.token))
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One run in the queue; place 0 is training."""
+
+    run_id: str
+    place: int
+    state: str
+
+
+class Manager:
+    """Starts, queues and steers runs.
+
+    Args:
+        store: where runs live.
+        require_token: whether steering needs the run's token (a public demo), or everybody here is the local user.
+        limits: caps of a public demo.
+        trust_paths: whether settings may name files, folders and hub ids; False for settings that come from visitors.
+        build: session builder of thread-hosted runs, for tests.
+        command: command of process-hosted runs, for tests.
+    """
+
+    def __init__(self, store: RunStore, require_token: bool = False, limits: Limits | None = None, trust_paths: bool = True, build: Any = None, command: Any = None) -> None:
+        self.store, self.require_token, self.limits, self.trust_paths = store, require_token, limits or Limits(), trust_paths
+        self.host = Host(store, build, command)
+        self._owners: dict[str, str] = {}
+        self.found_at_start = self.reconcile()
+
+    # Starting
+
+    def start(self, values: Mapping[str, Any], owner: str | None = None) -> Ticket:
+        """Check settings, make a run and queue it.
+
+        Args:
+            values: settings by name; what is missing takes its default.
+            owner: the caller's own token, so that one browser has one token; a new one by default.
+
+        Raises:
+            InputError: settings, files or limits refuse; nothing was written.
+        """
+        config = make_config(upgrade(values, trusted=self.trust_paths))
+        self._check(config, owner)
+        run = self.store.create(config, machine_record(config))
+        token = owner or new_owner()
+        set_owner(run, token)
+        self._owners[run.id] = token
+        self.host.enqueue(run)
+        return Ticket(run.id, token)
+
+    def _check(self, config: TrainConfig, owner: str | None) -> None:
+        from backend.training.session import check_inputs
+        from backend.training.trackers import check_tracker
+
+        limits = self.limits
+        if limits.max_episodes is not None and config.episodes > limits.max_episodes:
+            raise InputError(f"episodes = {config.episodes}: this demo allows {limits.max_episodes}; run your own copy for more", field="episodes")
+        images = config.episodes * config.group_size
+        if limits.max_images is not None and images > limits.max_images:
+            raise InputError(f"{images} images in all: this demo allows {limits.max_images}; lower episodes, prompts_per_group or images_per_prompt", field="episodes")
+        waiting = len(self.host.waiting())
+        if limits.max_queue is not None and waiting >= limits.max_queue:
+            raise InputError(f"{waiting} runs wait already, and no more than {limits.max_queue} may: try later")
+        mine = [r for r in self.host.ids() if owner and self._owners.get(r) == owner]
+        if limits.runs_per_owner is not None and len(mine) >= limits.runs_per_owner:
+            raise InputError(f"you have {len(mine)} runs going or waiting, and this demo allows {limits.runs_per_owner}: stop one first")
+        if not self.host.has_own_sessions:
+            check_inputs(config)
+        check_tracker(config)
+
+    def resume(self, run_id: str, token: str | None = None) -> str:
+        """Let a paused run go on, or queue one that ended early.
+
+        Returns:
+            The sentence for the person.
+
+        Raises:
+            InputError: not the owner, or nothing to resume.
+        """
+        run = self._steerable(run_id, token)
+        state = self.store.effective_state(run)
+        if state == "paused" or (state == "running" and run.status().requested == "pause"):
+            run.request("resume")
+            return "going on"
+        if state in LIVE:
+            raise InputError(f"run {run_id} is {state}: there is nothing to resume")
+        status = run.status()
+        if state == "completed" and status.episode >= run.config.episodes:
+            raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
+        attempt = claim_attempt(run.attempts_dir, status.attempt)
+        kept = {name: getattr(status, name) for name in ("episode", "best_score", "best_episode", "base_level", "reference_level", "score", "trainable")}
+        StatusWriter(run.status_path, fresh_status(state="queued", attempt=attempt, total=run.config.episodes, **kept)).update()
+        self._owners[run_id] = token or ""
+        self.host.enqueue(run)
+        return "queued: it goes on from its newest sound checkpoint"
+
+    def clone(self, run_id: str, changes: Mapping[str, Any] | None = None, owner: str | None = None) -> Ticket:
+        """A new run with another's settings, some of them changed."""
+        return self.start({**self.values_of(run_id), **(changes or {})}, owner)
+
+    def values_of(self, run_id: str) -> dict[str, Any]:
+        """Settings of a run, for a form."""
+        return {k: v for k, v in self.store.get(run_id).config.model_dump().items() if k != "schema_version"}
+
+    # Steering
+
+    def may_steer(self, run_id: str, token: str | None) -> bool:
+        """Whether the holder of a token may steer a run."""
+        return not self.require_token or is_owner(self.store.get(run_id), token)
+
+    def _steerable(self, run_id: str, token: str | None) -> Run:
+        run = self.store.get(run_id)
+        if self.require_token and not is_owner(run, token):
+            raise InputError(FOREIGN)
+        return run
+
+    def _request(self, run_id: str, token: str | None, kind: str, payload: dict[str, Any] | None = None) -> str:
+        run = self._steerable(run_id, token)
+        state = self.store.effective_state(run)
+        if state not in LIVE or state == "queued":
+            raise InputError(f"run {run_id} is {state}: it cannot take {kind.replace('_', ' ')} now")
+        return run.request(kind, payload)
+
+    def pause(self, run_id: str, token: str | None = None) -> str:
+        """Pause after the episode in hand; returns the request's id."""
+        return self._request(run_id, token, "pause")
+
+    def stop(self, run_id: str, token: str | None = None) -> str:
+        """Stop gracefully, with a checkpoint; a queued run leaves the queue.
+
+        Returns:
+            The request's id; empty for a queued run, which has left the queue already.
+        """
+        run = self._steerable(run_id, token)
+        if self.host.take_out(run):
+            return ""
+        return self._request(run_id, token, "stop")
+
+    def save_now(self, run_id: str, token: str | None = None) -> str:
+        """Write a checkpoint after the episode in hand; returns the request's id."""
+        return self._request(run_id, token, "save_now")
+
+    def sample_now(self, run_id: str, token: str | None = None) -> str:
+        """Draw the samples after the episode in hand; returns the request's id."""
+        return self._request(run_id, token, "sample_now")
+
+    def change(self, run_id: str, field: str, value: Any, token: str | None = None) -> str:
+        """Change a live setting with the next episode; returns the request's id.
+
+        Raises:
+            InputError: not live, out of bounds, or not the owner.
+        """
+        run = self._steerable(run_id, token)
+        new = getattr(validate_change(run.config, field, value), field)
+        return self._request(run_id, token, "change", {"field": field, "value": new})
+
+    def force_stop(self, run_id: str, token: str | None = None) -> str:
+        """End a run now where its host allows it; the sentence says what happened."""
+        run = self._steerable(run_id, token)
+        active = self.host.active
+        if active and active[0] == run_id:
+            if active[1].name == "thread":
+                run.request("stop")
+            return active[1].force_stop()
+        self._request(run_id, token, "stop")
+        return "this run trains in another process: it was asked to stop, and only its own host can cut it off"
+
+    def delete(self, run_id: str, token: str | None = None) -> None:
+        """Remove a run that is not live."""
+        self._steerable(run_id, token)
+        self.store.delete(run_id)
+
+    # Looking
+
+    def active(self) -> str | None:
+        """Id of the run that this process trains."""
+        return self.host.active[0] if self.host.active else None
+
+    def queue(self) -> list[QueueEntry]:
+        """The run that trains and those that wait, in order."""
+        first = 0 if self.host.active else 1
+        return [QueueEntry(run_id, place, "running" if place == 0 else "queued") for place, run_id in enumerate(self.host.ids(), first)]
+
+    def status(self, run_id: str) -> dict[str, Any]:
+        """A run's status with what only this process knows: `effective_state`, `place`, `waiting`, `hosted_here`."""
+        run = self.store.get(run_id)
+        status = run.status()
+        state = self.store.liveness.effective_state(str(run.path), status)
+        place = next((e.place for e in self.queue() if e.run_id == run_id), None)
+        mine = status.host == identity()["host"] and status.pid == identity()["pid"]
+        if state in LIVE and mine and place is None:
+            state = "interrupted"
+        return {
+            **status.to_dict(),
+            "effective_state": state,
+            "place": place,
+            "waiting": self._why_waiting(place, status.phase) or self.host.sentences.get(run_id, ""),
+            "hosted_here": place is not None,
+        }
+
+    def _why_waiting(self, place: int | None, phase: str) -> str:
+        if not place:
+            return phase if phase.startswith("waiting for") else ""
+        active = self.active()
+        if active is None:
+            return f"waits for the device ({self.host.lease.holder or 'starting'})"
+        ahead = f"run {active}" + (f" and {place - 1} more" if place > 1 else "")
+        return f"number {place} in the queue, behind {ahead}"
+
+    def reconcile(self) -> list[str]:
+        """Look for runs whose process died. Nothing is written: readers see them as interrupted, Resume takes them over."""
+        found = []
+        for summary in self.store.list():
+            if summary.state == "interrupted" and not summary.damaged:
+                found.append(f"run {summary.id} was interrupted after {summary.episode} of {summary.total} episodes: Resume goes on from its newest sound checkpoint")
+        return found
+
+    # The device
+
+    def device(self, name: str, timeout: float = 300.0) -> AbstractContextManager[None]:
+        """Own the device within a `with` block, between two episodes of whatever trains here.
+
+        Raises:
+            InputError: it did not become free in time.
+        """
+        return self.host.device(name, timeout)
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing trains or waits here; whether that was reached."""
+        return self.host.wait_until_idle(timeout)
+
+    def shutdown(self, timeout: float = 60.0) -> bool:
+        """Stop gracefully; whether everything ended in time."""
+        return self.host.shutdown(timeout)
