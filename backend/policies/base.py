@@ -76,7 +76,7 @@ class Policy(nn.Module, ABC):
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """Within it the mean action is the base model's."""
-        saved = {name: p.detach().clone() for name, p in self.trainable().items()}
+        saved = self.trainable_state()
         with torch.no_grad():
             for p in self.trainable().values():
                 p.zero_()
@@ -107,8 +107,8 @@ class Policy(nn.Module, ABC):
         """Number of trained parameters."""
         return sum(p.numel() for p in self.trainable().values())
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-able facts for the page."""
+    def describe(self, embeds: torch.Tensor | None = None) -> dict[str, Any]:
+        """JSON-able facts for the page; some policies tell more where the prompts' embeddings [P, L, E] are given."""
         return {"policy": type(self).__name__, "parameters": self.trainable_count, "action_dimension": self.action_dimension}
 
     def save(self, folder: str | Path) -> Path:

@@ -89,10 +89,10 @@ class LoRAPolicy(Policy):
         finally:
             self.backbone.unet.enable_adapters()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, embeds: torch.Tensor | None = None) -> dict[str, Any]:
         """JSON-able facts for the page."""
         layers = len(self.trainable()) // 2
-        return super().describe() | {"rank": self.config.lora_rank, "targets": self.config.lora_targets, "adapted_layers": layers}
+        return super().describe(embeds) | {"rank": self.config.lora_rank, "targets": self.config.lora_targets, "adapted_layers": layers}
 
     def save(self, folder: str | Path) -> Path:
         """Write the adapters in diffusers' LoRA format, for `StableDiffusionPipeline.load_lora_weights(folder)`."""

@@ -70,7 +70,8 @@ class CreditEstimator:
 
     `difference`: credit minus the prompt's running mean over earlier groups (the exact difference reward needs no centring of its group).
     `centred`: standardised within the group. `broadcast`: the group's score minus its running mean, for every image.
-    `gae`: credit at the last step, the critic as baseline.
+    `gae`: credit at the last step, the critic as baseline. Where the reward itself is the set's (`reward_mode` batch), `difference` subtracts
+    the groups' running mean instead of the prompts'.
     """
 
     config: TrainConfig
@@ -91,8 +92,8 @@ class CreditEstimator:
         finite = credit.isfinite()
         kind = self.config.advantage
         usable = credit[finite]
-        broadcast = kind == "broadcast"
-        degenerate = len(usable) == 0 or (not broadcast and len(credit) > 1 and float(usable.std(correction=0)) < self.config.normalise_floor)
+        shared = kind == "broadcast" or (self.config.reward_mode == "batch" and kind != "centred")
+        degenerate = len(usable) == 0 or (not shared and len(credit) > 1 and float(usable.std(correction=0)) < self.config.normalise_floor)
         clean = torch.where(finite, credit, 0.0)
         if kind == "gae":
             rewards = torch.zeros_like(values)
@@ -102,7 +103,7 @@ class CreditEstimator:
             raw = self._credited(kind, clean, finite, prompt_index, group_score).expand_as(values)
             returns = torch.zeros_like(values)
         if len(usable):
-            self._observe(clean, finite, prompt_index, group_score, raw)
+            self._observe(clean, finite, prompt_index, group_score if kind == "broadcast" else None, raw)
         if kind == "centred":
             scale = max(float(usable.std(correction=0)) if len(usable) else 0.0, self.config.normalise_floor)
         else:
@@ -120,6 +121,8 @@ class CreditEstimator:
         if kind == "broadcast":
             score = self._score(credit, finite, group_score)
             return torch.full_like(credit, score - self.group.mean if self.group.count else 0.0)
+        if self.config.reward_mode == "batch":
+            return credit - self.group.mean if self.group.count else torch.zeros_like(credit)
         return credit - torch.tensor([self.baselines.get(p, RunningMean()).mean for p in prompt_index.tolist()], dtype=credit.dtype, device=credit.device)
 
     @staticmethod

@@ -31,6 +31,7 @@ from backend.ppo.trpo import TRPO
 from backend.ppo.update import PPO
 
 CRITIC_STREAM, WINDOW_STREAM = 1 << 21, 1 << 22
+KL_BASE_SHRINK = 10.0  # it must be at hand again when the policy leaves the base
 
 
 class Agent:
@@ -56,7 +57,7 @@ class Agent:
             self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.learning_rate_critic)
         self.credit = CreditEstimator(config)
         self.entropy_coef = AdaptiveCoefficient(config.entropy_coef, config.entropy_coef)
-        self.kl_base_coef = AdaptiveCoefficient(config.kl_base_coef, config.kl_base_coef)
+        self.kl_base_coef = AdaptiveCoefficient(config.kl_base_coef, config.kl_base_coef, KL_BASE_SHRINK)
         self.noise_scale = GradientNoiseScale()
         self.memory = ReplayMemory(config.replay_groups)
         self.ema = MovingAverage(policy, config.ema_decay)
@@ -255,10 +256,10 @@ class Agent:
         self.noise_scale.load_state(scalars["noise_scale"])
         self.memory.load(unprefixed("memory", tensors), scalars["memory"])
         self.entropy_coef = AdaptiveCoefficient(*scalars["entropy_coef"])
-        self.kl_base_coef = AdaptiveCoefficient(*scalars["kl_base_coef"])
+        self.kl_base_coef = AdaptiveCoefficient(*scalars["kl_base_coef"], KL_BASE_SHRINK)
 
-    def save_policy(self, folder: str | Path, use_ema: bool = False) -> Path:
-        """Write the policy for use without this program's state (LORA_UNET: diffusers' LoRA format); returns the file."""
+    def save_policy(self, folder: str | Path, use_ema: bool = True) -> Path:
+        """Write the policy that evaluation draws with (LORA_UNET: diffusers' LoRA format), the averaged one unless told otherwise; returns the file."""
         with ExitStack() as stack:
             if use_ema:
                 stack.enter_context(self.ema.applied())

@@ -99,7 +99,7 @@ class TRPO:
             check_stop(should_stop)
             loss, _ = pair_loss(self.policy, chunk, settings, tally)
             flat += _flat(torch.autograd.grad(loss / len(used), parameters, allow_unused=True), parameters)
-            total += float(loss) / len(used)
+            total += float(loss.detach()) / len(used)
         return total, flat
 
     def fisher_product(self, part: Batch, v: torch.Tensor) -> torch.Tensor:
@@ -134,7 +134,7 @@ class TRPO:
             for chunk in used.split(settings.micro_batch):
                 check_stop(should_stop)
                 loss, kl = pair_loss(self.policy, chunk, settings, probe)
-                total += float(loss) / len(used)
+                total += float(loss.detach()) / len(used)
                 kls.append(kl)
         kl = torch.cat(kls)
         return total, float(kl.mean()) * self.policy.action_dimension if len(kl) else 0.0, probe

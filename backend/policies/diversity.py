@@ -1,0 +1,116 @@
+"""DIVERSITY_POLICY: a small network that pushes the latents in the window; the model itself stays as it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from backend.config import TrainConfig
+from backend.diffusion.backbone import Backbone
+from backend.diffusion.kernel import Gaussian, denoise, predict_clean
+from backend.diffusion.noise import NoiseSource, mix
+from backend.diffusion.sampler import Action, StepOutcome, StepState
+from backend.diffusion.trajectory import Transitions
+from backend.policies.base import Policy
+from backend.policies.initial import initialise, pool_text, time_features
+from backend.policies.spread import LogStd
+
+INIT_STREAM = 1 << 23
+HIDDEN = 64
+TIME_FEATURES = 16
+GRID = 4  # side of the action: early steps decide composition, and a push of one pixel says nothing about it
+
+
+class PushNetwork(nn.Module):
+    """Means of the push from latents, the model's clean estimate, text and time; the output layer starts at zero.
+
+    Args:
+        channels: C.
+        embed_dim: E.
+        grid: (rows, columns) of the action.
+        generator: draws the start values.
+    """
+
+    def __init__(self, channels: int, embed_dim: int, grid: tuple[int, int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.grid = grid
+        self.enter = nn.Conv2d(2 * channels, HIDDEN, 3, padding=1)
+        self.condition = nn.Linear(embed_dim + TIME_FEATURES, 2 * HIDDEN)
+        self.middle = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
+        self.whole = nn.Linear(HIDDEN, HIDDEN)
+        self.leave = nn.Conv2d(HIDDEN, channels, 1)
+        initialise(self, generator)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Means [m, C, *grid] of states [m, 2C, H, W], prompt embeddings [m, L, E] and timesteps [m]."""
+        scale, shift = self.condition(torch.cat([pool_text(embeds), time_features(timesteps, TIME_FEATURES)], dim=1))[:, :, None, None].chunk(2, dim=1)
+        x = functional.silu(self.enter(state) * (1 + scale) + shift)
+        x = functional.adaptive_avg_pool2d(x, self.grid)
+        x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
+        return self.leave(functional.silu(self.middle(x)))
+
+
+class DiversityPolicy(Policy):
+    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * upsampled tanh(u), u Gaussian.
+
+    The UNet's graph is never built: the states (latents and clean estimate) are recorded, so that replay costs next to nothing.
+    Scored is u before the squashing, which is free of parameters and cancels in ratio and KL.
+    """
+
+    default_clip_nats = 1.6
+    learns_std = True
+
+    def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
+        super().__init__(config, backbone)
+        channels, height, width = backbone.latent_shape
+        self.grid = (min(GRID, height), min(GRID, width))
+        generator = torch.Generator().manual_seed(mix(config.seed, INIT_STREAM))
+        self.network = PushNetwork(channels, backbone.null_embedding.shape[-1], self.grid, generator)
+        self.spread = LogStd(config, (1, channels, 1, 1))
+        self.to(backbone.device)
+
+    @property
+    def action_dimension(self) -> int:
+        """Elements of u: C times the grid's cells."""
+        return self.backbone.latent_shape[0] * math.prod(self.grid)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The network's and the spread's parameters."""
+        return dict(self.named_parameters())
+
+    def push(self, u: torch.Tensor) -> torch.Tensor:
+        """What is added to the latents [m, C, H, W] for u [m, C, *grid]; nowhere larger than `perturbation_scale`."""
+        _, height, width = self.backbone.latent_shape
+        return self.config.perturbation_scale * functional.interpolate(u.tanh(), size=(height, width), mode="bilinear", align_corners=False)
+
+    def _gaussian(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> Gaussian:
+        mean = self.network(state, embeds, timesteps)
+        return Gaussian(mean, self.spread().expand(len(mean), -1, -1, -1))
+
+    def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
+        """Deterministic DDIM, then in the window the push."""
+        backbone = self.backbone
+        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        following = denoise(clean, epsilon, state.alpha_prev)
+        if not state.trained:
+            return StepOutcome(following)
+        seen = torch.cat([state.latents, clean], dim=1)
+        gaussian = self._gaussian(seen, state.embeds, state.timestep)
+        value = gaussian.mean if state.deterministic else gaussian.sample(noise.step(state.index, gaussian.mean.shape[1:]))
+        return StepOutcome(following + self.push(value), Action(seen, value, gaussian))
+
+    def distribution(self, transitions: Transitions) -> Gaussian:
+        """The Gaussian over u at recorded states."""
+        return self._gaussian(transitions.state, transitions.embeds, transitions.timestep)
+
+    def describe(self, embeds: torch.Tensor | None = None) -> dict[str, Any]:
+        """JSON-able facts for the page."""
+        with torch.no_grad():
+            std = self.spread().exp().flatten().tolist()
+        return super().describe(embeds) | {"perturbation_scale": self.config.perturbation_scale, "std_per_channel": std}

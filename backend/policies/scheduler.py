@@ -1,0 +1,118 @@
+"""SCHEDULER_POLICY: chooses the sequence of noise levels and the guidance for each prompt."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from backend.config import TrainConfig
+from backend.diffusion.backbone import Backbone
+from backend.diffusion.kernel import Gaussian
+from backend.diffusion.noise import NoiseSource, mix
+from backend.diffusion.sampler import Action, Plan
+from backend.diffusion.schedule import Schedule, alpha_at
+from backend.diffusion.trajectory import Transitions
+from backend.errors import InputError
+from backend.policies.base import Policy
+from backend.policies.initial import initialise, pool_text
+from backend.policies.spread import LogStd
+
+INIT_STREAM = 1 << 24
+HIDDEN = 64
+MEAN_GAIN = 3.0  # lets the mean cross its useful range (about 2) within a hundred updates at the common learning rate
+GUIDANCE_SPAN = 19.0
+INCREMENT_LIMIT = 3.0  # an increment is stretched or shrunk by at most e^3
+TIMESTEP_GRID = 4096  # timesteps are rounded to this fraction of a level, so that u = 0 gives the stock ones to the bit
+
+
+class SchedulerPolicy(Policy):
+    """One action per image: u of T elements, T-1 increments of the noise level and the guidance. u = 0 is the base exactly.
+
+    Denoising is deterministic, and the UNet's graph is never built. Scored is u before the squashing.
+    """
+
+    default_clip_nats = 0.2
+    learns_std = True
+
+    def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
+        super().__init__(config, backbone)
+        self._check(config.guidance_scale)
+        generator = torch.Generator().manual_seed(mix(config.seed, INIT_STREAM))
+        self.body = nn.Sequential(nn.Linear(backbone.null_embedding.shape[-1], HIDDEN), nn.Tanh())
+        self.head = nn.Linear(HIDDEN, self.action_dimension)
+        initialise(self, generator)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.spread = LogStd(config, (1, self.action_dimension))
+        self.to(backbone.device)
+
+    @staticmethod
+    def _check(guidance_scale: float) -> None:
+        if not 1.0 < guidance_scale < 1.0 + GUIDANCE_SPAN:
+            raise InputError(f"guidance_scale {guidance_scale}: SCHEDULER_POLICY moves it inside 1 to 20; start from a value strictly between, as 7.5", field="guidance_scale")
+
+    @property
+    def action_dimension(self) -> int:
+        """T: T-1 increments and one guidance value."""
+        return self.config.num_inference_steps
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The network's and the spread's parameters."""
+        return dict(self.named_parameters())
+
+    def _gaussian(self, pooled: torch.Tensor) -> Gaussian:
+        mean = MEAN_GAIN * self.head(self.body(pooled))
+        return Gaussian(mean, self.spread().expand(len(mean), -1))
+
+    def distribution(self, transitions: Transitions) -> Gaussian:
+        """The Gaussian over u for recorded prompts."""
+        return self._gaussian(transitions.state)
+
+    def plan(self, schedule: Schedule, embeds: torch.Tensor, noise: NoiseSource, guidance_scale: float, deterministic: bool) -> Plan:
+        """Draw u once per image and turn it into noise levels and guidance."""
+        self._check(guidance_scale)
+        pooled = pool_text(embeds)
+        gaussian = self._gaussian(pooled)
+        u = gaussian.mean if deterministic else gaussian.sample(noise.plan((self.action_dimension,)))
+        return Plan(self.shaped(schedule, u[:, :-1]), self.guidance(u[:, -1], guidance_scale), Action(pooled, u, gaussian))
+
+    def guidance(self, u: torch.Tensor, start: float) -> torch.Tensor:
+        """1 + 19 sigmoid(u + offset) [m] float32, `start` at u = 0."""
+        share = (start - 1) / GUIDANCE_SPAN
+        value = 1 + GUIDANCE_SPAN * torch.sigmoid(u.double() + math.log(share / (1 - share)))
+        return value.mul(1e6).round().div(1e6).float()
+
+    def shaped(self, schedule: Schedule, u: torch.Tensor) -> Schedule:
+        """Noise levels [T, m] whose increments are the stock ones times exp(u) [m, T-1], rescaled to the stock end points."""
+        stock = schedule.timesteps[:, :1].expand(-1, len(u))
+        stretch = torch.exp(INCREMENT_LIMIT * torch.tanh(u.double().T / INCREMENT_LIMIT))
+        weight = (stock[:-1] - stock[1:]) * stretch
+        share = weight.cumsum(0) / weight.sum(0)
+        inner = stock[:1] - share * (stock[:1] - stock[-1:])
+        timesteps = torch.cat([stock[:1], inner]).mul(TIMESTEP_GRID).round().div(TIMESTEP_GRID)
+        ends = torch.minimum(timesteps[1:] + schedule.gap[:-1, None], timesteps[:-1])
+        table = self.backbone.alphas_cumprod
+        alphas_prev = torch.cat([alpha_at(table, ends), schedule.alphas_prev[-1:, :1].expand(-1, len(u))])
+        return Schedule(timesteps, alpha_at(table, timesteps), alphas_prev, schedule.gap)
+
+    def describe(self, embeds: torch.Tensor | None = None) -> dict[str, Any]:
+        """JSON-able facts: for each prompt of `embeds` [P, L, E] (default: the empty one) the mean action's timesteps, implied betas and guidance."""
+        with torch.no_grad():
+            pooled = pool_text(self.backbone.null_embedding[None] if embeds is None else embeds.to(self.backbone.device))
+            gaussian = self._gaussian(pooled)
+            stock = self.backbone.schedule(self.config.num_inference_steps).expand(len(pooled))
+            schedule = self.shaped(stock, gaussian.mean[:, :-1])
+            guidance = self.guidance(gaussian.mean[:, -1], self.config.guidance_scale)
+            curves = {
+                "timesteps": schedule.timesteps.T.tolist(), "betas": _betas(schedule).T.tolist(), "stock_timesteps": stock.timesteps[:, 0].tolist(),
+                "stock_betas": _betas(stock)[:, 0].tolist(), "guidance": guidance.tolist(), "stock_guidance": self.config.guidance_scale, "std": gaussian.log_std[0].exp().tolist(),
+            }  # fmt: skip
+        return super().describe(embeds) | curves
+
+
+def _betas(schedule: Schedule) -> torch.Tensor:
+    """Noise that one sampling step stands for, 1 - alpha_t / alpha_prev."""
+    return 1 - schedule.alphas / schedule.alphas_prev

@@ -1,0 +1,121 @@
+"""Rollouts on miniature pipelines: stock images, independence of the batch, stops, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from backend.config import make_config
+from backend.diffusion.backbone import load_backbone
+from backend.diffusion.noise import NoiseSource
+from backend.diffusion.sampler import Stopped, rollout
+from backend.errors import InputError
+from backend.policies.base import build_policy
+from tests.tiny_pipeline import make_tiny_pipeline
+
+PROMPTS = ["aerial view of mars crater", "old crater on dusty terrain with soft rims", "bright"]
+KINDS = {"eps-kl-4": (4, "epsilon", "kl", "leading"), "v-tiny-6": (6, "v_prediction", "tiny", "trailing")}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def folder(request, tmp_path_factory) -> Path:
+    return make_tiny_pipeline(tmp_path_factory.mktemp(request.param), *KINDS[request.param])
+
+
+def draw(backbone, seeds, embeds, mode="LORA_UNET", **kwargs):
+    policy = build_policy(make_config({"mode": mode, "lora_rank": 2}), backbone)
+    return rollout(backbone, policy, embeds, NoiseSource(seeds), (1, 3), num_inference_steps=10, guidance_scale=kwargs.pop("guidance_scale", 7.5), **kwargs)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_deterministic_images_are_those_of_the_stock_pipeline(folder, guidance):
+    from diffusers import StableDiffusionPipeline
+
+    backbone = load_backbone(folder)
+    noise = NoiseSource([3, 4, 5]).initial(backbone.latent_shape)
+    stock = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    stock.set_progress_bar_config(disable=True)
+    expected = stock(PROMPTS, num_inference_steps=10, guidance_scale=guidance, latents=noise, eta=0.0, output_type="pt").images
+    ours = draw(backbone, [3, 4, 5], backbone.encode(PROMPTS), deterministic=True, guidance_scale=guidance).images
+    assert (ours - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"])
+def test_an_image_does_not_depend_on_its_batch(folder, mode):
+    backbone = load_backbone(folder)
+    embeds = backbone.encode(PROMPTS)
+    together, alone = draw(backbone, [3, 4, 5], embeds, mode), draw(backbone, [4], embeds[1:2], mode)
+    assert (together.images[1] - alone.images[0]).abs().max() < 1e-5
+    assert (together.log_probs[:, 1] - alone.log_probs[:, 0]).abs().max() < 1e-5
+
+
+def test_only_the_window_is_stochastic(folder):
+    backbone = load_backbone(folder)
+    embeds = backbone.encode(PROMPTS)
+    noisy, plain = draw(backbone, [3, 4, 5], embeds), draw(backbone, [3, 4, 5], embeds, deterministic=True)
+    assert noisy.latents.shape == (4, 3, *backbone.latent_shape)
+    assert noisy.timesteps[:, 0].tolist() == noisy.schedule_timesteps[1:4, 0].tolist()
+    assert torch.equal(plain.log_probs, torch.zeros(0, 3))
+    assert (noisy.images - plain.images).abs().max() > 1e-3
+    # Step 0 is deterministic, so the window begins at one and the same latent whatever is drawn later.
+    again = rollout(backbone, build_policy(make_config({"eta": 0.1, "lora_rank": 2}), backbone), embeds, NoiseSource([3, 4, 5]), (1, 3), num_inference_steps=10, guidance_scale=7.5)
+    assert torch.equal(noisy.latents[0], again.latents[0])
+    assert not torch.equal(noisy.latents[1], again.latents[1])
+
+
+def test_everything_recorded_is_float32_and_may_enter_a_graph(folder):
+    backbone = load_backbone(folder)
+    trajectory = draw(backbone, [3], backbone.encode(PROMPTS[:1]))
+    for tensor in (trajectory.latents, trajectory.actions, trajectory.means, trajectory.log_probs, trajectory.images):
+        assert tensor.dtype == torch.float32
+        assert not tensor.is_inference()
+
+
+def test_a_stop_is_seen_at_every_step(folder):
+    backbone, asked = load_backbone(folder), []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == 4
+
+    with pytest.raises(Stopped):
+        draw(backbone, [3], backbone.encode(PROMPTS[:1]), should_stop=stop)
+    assert len(asked) == 4
+
+
+def test_slices_and_transitions_agree(folder):
+    backbone = load_backbone(folder)
+    trajectory = draw(backbone, [3, 4, 5], backbone.encode(PROMPTS))
+    part = trajectory.slice(torch.tensor([2, 0]))
+    assert torch.equal(part.actions[1, 0], trajectory.actions[1, 2])
+    assert part.seeds == [5, 3]
+    flat = trajectory.transitions(torch.tensor([2, 0]))
+    assert flat.image.tolist() == [2, 2, 2, 0, 0, 0]
+    assert torch.equal(flat.action[1], trajectory.actions[1, 2])
+    assert torch.equal(flat.state[4], trajectory.latents[1, 0])
+
+
+def test_prompts_of_any_length_encode(folder):
+    backbone = load_backbone(folder)
+    assert backbone.encode(["crater " * 500, ""]).shape == (2, *backbone.null_embedding.shape)
+    assert torch.equal(backbone.encode([""])[0], backbone.null_embedding)
+
+
+def test_half_precision_keeps_latents_in_float32(tiny_pipeline):
+    backbone = load_backbone(tiny_pipeline, dtype=torch.bfloat16)
+    trajectory = draw(backbone, [3], backbone.encode(PROMPTS[:1]))
+    assert backbone.unet.dtype == torch.bfloat16
+    assert trajectory.latents.dtype == torch.float32
+    assert trajectory.images.isfinite().all()
+
+
+def test_missing_folder_folder_without_pipeline_and_without_weights_are_refused(tiny_pipeline, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        load_backbone("no/such/model/here")
+    with pytest.raises(InputError, match="model_index.json"):
+        load_backbone(tmp_path)
+    (tmp_path / "model_index.json").write_text((tiny_pipeline / "model_index.json").read_text())
+    with pytest.raises(InputError, match="no weights in unet"):
+        load_backbone(tmp_path)
