@@ -1,0 +1,1 @@
+"""The page: Gradio components that read run directories and leave requests; nothing here computes with tensors."""

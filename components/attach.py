@@ -1,0 +1,77 @@
+"""Which run a viewer sees, and as whom: the attach order, the browser's memory and the owner's token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from backend.errors import InputError
+from backend.runs import new_owner
+from components.banner import TITLES
+from components.context import PageContext
+
+STORAGE_KEY, STORAGE_SECRET = "craterlab-visitor", "craterlab"
+NOWHERE = {"run": "", "source": "runs", "seen": {}}
+
+
+def visitor_state() -> gr.BrowserState:
+    """What this browser remembers: its owner token and the run it looked at last."""
+    return gr.BrowserState({}, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+
+
+def token_of(visitor: Any) -> str | None:
+    """The browser's token, if it has one."""
+    token = visitor.get("owner") if isinstance(visitor, dict) else None
+    return token if isinstance(token, str) and len(token) <= 200 else None
+
+
+def greet(visitor: Any) -> dict[str, Any]:
+    """The visitor's record with a token, a new one for a new browser."""
+    visitor = dict(visitor) if isinstance(visitor, dict) else {}
+    if not token_of(visitor):
+        visitor["owner"] = new_owner()
+    return visitor
+
+
+def view_of(run_id: str, source: str) -> dict[str, Any]:
+    """A viewer's state: what it looks at, and which versions it has."""
+    return {"run": run_id, "source": source, "seen": {}}
+
+
+def attach(context: PageContext, visitor: dict[str, Any], asked: str = "") -> dict[str, Any]:
+    """The run to show: `?run=` → last run of this browser → active run → newest run → recorded run.
+
+    Args:
+        context: shared state.
+        visitor: the browser's memory.
+        asked: the address's `run` parameter.
+    """
+    active = context.manager.active()
+    live = context.store.newest(live=True)
+    newest = context.store.newest()
+    wanted = [asked, visitor.get("last_run", ""), active or "", live.id if live else "", newest.id if newest else ""]
+    for run_id in wanted:
+        source = context.source_of(run_id) if isinstance(run_id, str) and run_id else None
+        if source:
+            return view_of(run_id, source)
+    recorded = context.demo.newest()
+    return view_of(recorded.id, "demo") if recorded else dict(NOWHERE, seen={})
+
+
+def run_choices(context: PageContext, limit: int = 50) -> list[tuple[str, str]]:
+    """Runs for a dropdown: label and `source/id`, newest first, the recorded ones last."""
+    choices = [(f"{TITLES.get(s.state, s.state)} · {s.mode} · {s.metric} · {s.id}", f"runs/{s.id}") for s in context.store.list()[:limit]]
+    return choices + [(f"Recorded · {s.mode} · {s.metric} · {s.id}", f"demo/{s.id}") for s in context.demo.list()]
+
+
+def parse_choice(choice: Any) -> tuple[str, str]:
+    """Source and run id of a dropdown's value.
+
+    Raises:
+        InputError: it is none.
+    """
+    source, _, run_id = str(choice or "").partition("/")
+    if source not in {"runs", "demo"} or not run_id:
+        raise InputError("choose a run first")
+    return source, run_id

@@ -1,0 +1,172 @@
+"""What all tabs share: where runs are, who may do what, and the limits of a public demo."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.config import field_meta, field_names, make_config
+from backend.config.load import environment_values
+from backend.errors import InputError
+from backend.runs import Run, RunStore
+from backend.training.manager import Limits, Manager
+from components.feed import RunFeed
+from components.references import ReferenceLibrary
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_RUNS = ROOT / "assets" / "demo_runs"
+LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int | None) -> int | None:
+    value = environ.get(name, "")
+    if not value:
+        return default
+    if not value.isdigit() or int(value) < 1:
+        raise InputError(f"{name} = {value!r}: give a whole number from 1")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this page is offered, from the environment.
+
+    Attributes:
+        public_demo: strangers use it: caps apply, folders and hub ids cannot be chosen, a banner says so (`CRATER_PUBLIC_DEMO=1`, or a Space).
+        require_token: only the browser that started a run may steer it; else the local user may steer all (`CRATER_REQUIRE_TOKEN=1`, or a server reachable from elsewhere).
+        max_episodes, max_images, max_queue, runs_per_owner: caps (`CRATER_MAX_EPISODES`, `CRATER_MAX_IMAGES`, `CRATER_MAX_QUEUE`, `CRATER_RUNS_PER_VISITOR`).
+        max_generate: most images of one request in Generate (`CRATER_MAX_GENERATE`).
+        tick_seconds: how often a viewer asks for news (`CRATER_TICK_SECONDS`).
+    """
+
+    public_demo: bool = False
+    require_token: bool = False
+    max_episodes: int | None = None
+    max_images: int | None = None
+    max_queue: int = 16
+    runs_per_owner: int | None = None
+    max_generate: int = 64
+    tick_seconds: float = 1.0
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Settings of this process.
+
+        Raises:
+            InputError: a cap is not a whole number from 1.
+        """
+        environ = os.environ if environ is None else environ
+        public = environ.get("CRATER_PUBLIC_DEMO", "1" if environ.get("SPACE_ID") else "") == "1"
+        reachable = environ.get("GRADIO_SERVER_NAME", "") not in LOOPBACK
+        return cls(
+            public_demo=public,
+            require_token=public or reachable or environ.get("CRATER_REQUIRE_TOKEN") == "1",
+            max_episodes=_whole(environ, "CRATER_MAX_EPISODES", 100 if public else None),
+            max_images=_whole(environ, "CRATER_MAX_IMAGES", 1600 if public else None),
+            max_queue=_whole(environ, "CRATER_MAX_QUEUE", 8 if public else 16),
+            runs_per_owner=_whole(environ, "CRATER_RUNS_PER_VISITOR", 1 if public else None),
+            max_generate=_whole(environ, "CRATER_MAX_GENERATE", 8 if public else 64),
+            tick_seconds=float(environ.get("CRATER_TICK_SECONDS", "1.0")),
+        )
+
+    def sentence(self) -> str:
+        """The plain banner of a public demo; empty elsewhere."""
+        if not self.public_demo:
+            return ""
+        return (
+            f"Public demo: at most {self.max_episodes} episodes and {self.max_images} images in all, {self.runs_per_owner} run a visitor, {self.max_queue} in the queue. "
+            "Only the browser that started a run can steer it. Run CraterLab on your own machine for everything else."
+        )
+
+
+@dataclass
+class PageContext:
+    """Shared by all tabs and viewers of one server process."""
+
+    store: RunStore
+    manager: Manager
+    settings: Settings
+    demo: RunStore
+    _feeds: dict[tuple[str, str], RunFeed] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def create(cls, runs_dir: str | Path | None = None, settings: Settings | None = None) -> PageContext:
+        """Open the folder of runs and take up what an earlier server left there."""
+        settings = settings or Settings.from_environment()
+        store = RunStore(runs_dir)
+        limits = Limits(max_episodes=settings.max_episodes, max_images=settings.max_images, max_queue=settings.max_queue, runs_per_owner=settings.runs_per_owner)
+        return cls(store, Manager(store, require_token=settings.require_token, limits=limits), settings, RunStore(DEMO_RUNS))
+
+    def run(self, run_id: str, source: str = "runs") -> Run:
+        """A run by id, from the user's folder or from the recorded ones.
+
+        Raises:
+            InputError: no such run.
+        """
+        return (self.demo if source == "demo" else self.store).get(run_id)
+
+    def source_of(self, run_id: str) -> str | None:
+        """ "runs", "demo", or None where there is no such run."""
+        for source in ("runs", "demo"):
+            try:
+                self.run(run_id, source)
+            except InputError:
+                continue
+            return source
+        return None
+
+    def feed(self, run_id: str, source: str) -> RunFeed:
+        """The one reader of a run that all its viewers share."""
+        with self._lock:
+            key = (source, run_id)
+            if key not in self._feeds:
+                if len(self._feeds) > 64:
+                    self._feeds.pop(next(iter(self._feeds)))
+                self._feeds[key] = RunFeed(self.run(run_id, source), source, self.manager if source == "runs" else None)
+            return self._feeds[key]
+
+    def forget(self, run_id: str) -> None:
+        """Drop the reader of a deleted run."""
+        with self._lock:
+            self._feeds.pop(("runs", run_id), None)
+
+    @property
+    def references(self) -> ReferenceLibrary:
+        """Reference sets that this server offers."""
+        return ReferenceLibrary(self.default_values()["reference"], self.store.root)
+
+    def default_values(self) -> dict[str, Any]:
+        """The form's first content: the schema's defaults under the environment's."""
+        config = make_config(environment_values())
+        return {name: getattr(config, name) for name in field_names()}
+
+    def environment(self) -> dict[str, Any]:
+        """Settings that the server's environment names, validated."""
+        return {name: value for name, value in self.default_values().items() if name in environment_values()}
+
+    def trusted_choices(self, name: str) -> list[str]:
+        """What the page offers for a setting that names a file or folder: the server's own, and what lies in assets."""
+        default = self.default_values()[name]
+        found = {
+            "base_model": [p.parent for p in sorted((ROOT / "assets" / "models").glob("*/model_index.json"))],
+            "train_prompts": sorted((ROOT / "assets" / "prompts").glob("*.txt")),
+            "test_prompts": sorted((ROOT / "assets" / "prompts").glob("*.txt")),
+            "reference": list(self.references.sets().values()),
+        }.get(name, [])
+        offered = [] if self.settings.public_demo else [p.relative_to(ROOT).as_posix() if p.is_relative_to(ROOT) else str(p) for p in found]
+        return list(dict.fromkeys([default, field_meta(name)["default"], *offered]))
+
+    def check_trusted(self, values: Mapping[str, Any]) -> None:
+        """Refuse a file, folder or hub id that this server does not offer.
+
+        Raises:
+            InputError: with the field at fault.
+        """
+        for name in field_names():
+            if field_meta(name)["trusted"] and name in values and values[name] not in self.trusted_choices(name):
+                raise InputError(f"{name} = {values[name]!r} cannot be named from the page: start the server with CRATER_{name.upper()}={values[name]}", field=name)

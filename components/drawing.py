@@ -1,0 +1,73 @@
+"""Draw with a checkpoint or the base model: waits for the device, in a worker thread, with the backend's own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from backend.config import make_config
+from backend.errors import InputError
+from backend.runs import Run
+from components.context import PageContext
+
+MAX_PROMPT = 400
+BASE = "base model"
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt, trimmed.
+
+    Raises:
+        InputError: empty or too long.
+    """
+    prompt = " ".join(str(prompt or "").split())
+    if not prompt:
+        raise InputError("the prompt is empty: describe a crater, for example 'aerial view of fresh mars craters on smooth plains'")
+    if len(prompt) > MAX_PROMPT:
+        raise InputError(f"the prompt has {len(prompt)} characters: give at most {MAX_PROMPT}")
+    return prompt
+
+
+def check_count(count: float | None, context: PageContext) -> int:
+    """How many images.
+
+    Raises:
+        InputError: not a whole number from 1 to the server's cap.
+    """
+    most = context.settings.max_generate
+    if count is None or count != int(count) or not 1 <= count <= most:
+        raise InputError(f"number of images {count!r}: give a whole number from 1 to {most}")
+    return int(count)
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """Words of a prompt that the embedded model never saw in a caption."""
+    from backend.reference.captions import VOCABULARY
+
+    known = {word.lower() for phrase in VOCABULARY for word in phrase.split()}
+    words = [w.strip(".,;:!?\"'()").lower() for w in prompt.split()]
+    return list(dict.fromkeys(w for w in words if w and w not in known))
+
+
+def draw_pair(
+    context: PageContext, run: Run | None, checkpoint: str | None, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Base and tuned images of the same prompts and seeds, uint8 [N, h, w, 3] each; tuned is None for the base alone.
+
+    Raises:
+        InputError: no checkpoint, no weights, or a prompt that cannot be drawn.
+    """
+    with context.manager.device("generate"):
+        from backend.evaluation.generate import generate_images
+
+        config = run.config if run is not None else make_config(context.default_values())
+        base = generate_images(prompts, seeds, config=config, guidance=guidance)
+        tuned = generate_images(prompts, seeds, run=run, checkpoint=checkpoint, guidance=guidance) if run is not None else None
+    return base, tuned
+
+
+def checkpoint_choices(run: Run) -> list[tuple[str, str]]:
+    """Checkpoints for a dropdown, newest first."""
+    found = run.checkpoints()
+    return [(f"episode {c.episode}" + (" (best)" if c.best else "") + (" (newest)" if c is found[-1] else ""), c.name) for c in reversed(found)]

@@ -1,0 +1,191 @@
+"""The live half of the Train tab: banner, controls, charts, samples, knobs, alerts and log, all fed by one tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from backend.config import field_meta
+from backend.errors import InputError
+from components import banner
+from components.attach import parse_choice, run_choices, token_of, view_of
+from components.context import PageContext
+from components.live_chart import filmstrip, live_charts
+from components.markup import note
+
+RESUMABLE = {"stopped", "interrupted", "failed"}
+ACTIVE = {"starting", "running", "paused", "stopping"}
+
+
+@dataclass
+class Monitor:
+    """Widgets of the live view. `outputs` is what the tick fills, in the order of `tick`'s result."""
+
+    context: PageContext
+    view: gr.State
+    visitor: gr.BrowserState
+    parts: dict[str, Any] = field(default_factory=dict)
+    buttons: dict[str, gr.Button] = field(default_factory=dict)
+    knobs: dict[str, gr.Number] = field(default_factory=dict)
+
+    def build(self) -> None:
+        """Lay it out where the caller stands."""
+        self.parts["choice"] = gr.Dropdown(choices=run_choices(self.context), value=None, label="Showing", elem_id="showing", interactive=True, filterable=True)
+        self.parts["banner"] = gr.HTML(banner.nothing_yet(), elem_id="banner", elem_classes="plain-html")
+        with gr.Row(elem_classes="control-row"):
+            for name, label in (("pause", "Pause"), ("stop", "Stop"), ("force", "Force stop"), ("save_now", "Save now"), ("sample_now", "Sample now")):
+                self.buttons[name] = gr.Button(
+                    label, elem_id=f"button-{name}", interactive=False, visible=name != "force", size="md", variant="stop" if name == "force" else "secondary"
+                )
+        self.parts["answer"] = gr.HTML("", elem_id="answer", elem_classes="plain-html")
+        self.parts["alerts"] = gr.HTML("", elem_id="alerts", elem_classes="plain-html")
+        self.parts["charts"] = live_charts(elem_id="charts")
+        gr.HTML(
+            '<h2 class="section-title">Samples <small>same prompts and seeds each time; the credit under each image is what the policy is paid for it</small></h2>',
+            elem_classes="plain-html",
+        )
+        self.parts["film"] = filmstrip(elem_id="film")
+        self._build_knobs()
+        with gr.Accordion("Log", open=False, elem_id="log-box"):
+            self.parts["log"] = gr.HTML(banner.log(""), elem_id="log", elem_classes="plain-html")
+
+    def _build_knobs(self) -> None:
+        with gr.Accordion("Live knobs", open=False, elem_id="knobs-box"):
+            gr.HTML(
+                '<div class="caption">Change these while the run is training. Each change is checked, logged, marked on the charts and repeated on resume.</div>',
+                elem_classes="plain-html",
+            )
+            with gr.Row():
+                for name in banner.LIVE_FIELDS:
+                    meta = field_meta(name)
+                    self.knobs[name] = gr.Number(label=meta["label"], value=None, min_width=128, elem_id=f"knob-{name}", step=abs(meta["default"]) / 10 or 0.1)
+            self.buttons["apply"] = gr.Button("Apply changes", elem_id="button-apply", interactive=False, size="md")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `tick` returns, in order."""
+        parts = [self.parts[name] for name in ("banner", "charts", "film", "alerts", "log")]
+        return [self.view, *parts, *self.buttons.values(), *self.knobs.values()]
+
+    def wire(self) -> None:
+        """Timer, controls, knobs and the choice of the run."""
+        gr.Timer(self.context.settings.tick_seconds).tick(
+            self.tick, [self.view, self.visitor], self.outputs, queue=False, show_progress="hidden", api_visibility="private", trigger_mode="once", concurrency_limit=None
+        )
+        for name in ("pause", "stop", "force", "save_now", "sample_now"):
+            self.buttons[name].click(self._control(name), [self.view, self.visitor], self.parts["answer"], queue=False, show_progress="hidden", api_visibility="private")
+        knobs = list(self.knobs.values())
+        gr.on(
+            [self.buttons["apply"].click, *[k.submit for k in knobs]],
+            self.apply_knobs,
+            [self.view, self.visitor, *knobs],
+            self.parts["answer"],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        choice = self.parts["choice"]
+        choice.focus(lambda: gr.Dropdown(choices=run_choices(self.context)), None, choice, queue=False, show_progress="hidden", api_visibility="private")
+        choice.input(self.choose, [choice, self.visitor], [self.view, self.visitor, self.parts["answer"]], queue=False, show_progress="hidden", api_visibility="private")
+
+    def tick(self, view: dict[str, Any], visitor: Any) -> tuple[Any, ...]:
+        """News for one viewer; `gr.skip()` for all that it has already."""
+        total = len(self.outputs)
+        if not view or not view.get("run"):
+            return (gr.skip(),) * total
+        try:
+            feed = self.context.feed(view["run"], view["source"])
+            feed.refresh()
+        except InputError as error:
+            gone = view_of("", "runs")
+            return (gone, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.Button(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
+        seen = dict(view["seen"])
+        out: list[Any] = []
+        for part in ("banner", "charts", "film", "alerts", "log"):
+            fresh = seen.get(part) != feed.versions[part]
+            seen[part] = feed.versions[part]
+            value = banner.log(feed.parts[part]) if part == "log" else feed.parts[part]
+            out.append(value if fresh else gr.skip())
+        state = feed.status["effective_state"]
+        mine = view["source"] == "runs" and self.context.manager.may_steer(view["run"], token_of(visitor))
+        key = (state, mine, feed.status["offer_force"], feed.status.get("requested"))
+        out += [gr.skip()] * len(self.buttons) if seen.get("buttons") == key else self._buttons(state, mine, feed.status)
+        out += [gr.skip()] * len(self.knobs) if seen.get("knobs") == feed.versions["knobs"] else [feed.parts["knobs"].get(name) for name in self.knobs]
+        seen.update(buttons=key, knobs=feed.versions["knobs"])
+        changed = seen != view["seen"]
+        return (({**view, "seen": seen} if changed else gr.skip()), *out)
+
+    def _buttons(self, state: str, mine: bool, status: dict[str, Any]) -> list[Any]:
+        resume = state in RESUMABLE or state == "paused"
+        stopping = status.get("requested") == "stop" or state == "stopping"
+        enabled = {
+            "pause": mine and not stopping and (resume or state in {"running", "starting"}),
+            "stop": mine and not stopping and state in {"queued", "starting", "running", "paused"},
+            "force": mine and stopping,
+            "save_now": mine and state in {"running", "paused"} and not stopping,
+            "sample_now": mine and state in {"running", "paused"} and not stopping,
+            "apply": mine and state in {"starting", "running", "paused"},
+        }
+        labels = {"pause": "Resume" if resume else "Pause", "stop": "Leave the queue" if state == "queued" else "Stop"}
+        variant = {"pause": "primary" if state in RESUMABLE and mine else "secondary"}
+        out = []
+        for name in self.buttons:
+            changes: dict[str, Any] = {"interactive": enabled[name]}
+            if name in labels:
+                changes["value"] = labels[name]
+            if name in variant:
+                changes["variant"] = variant[name]
+            if name == "force":
+                changes["visible"] = stopping and bool(status.get("offer_force"))
+            out.append(gr.Button(**changes))
+        return out
+
+    def _control(self, name: str) -> Callable[[dict[str, Any], Any], str]:
+        def act(view: dict[str, Any], visitor: Any) -> str:
+            """Leave the request and say what will happen, or why not."""
+            manager, token = self.context.manager, token_of(visitor)
+            try:
+                if view["source"] != "runs" or not view["run"]:
+                    raise InputError("this is a recorded run: start one of your own to steer it")
+                if name == "pause":
+                    resume = self.context.store.effective_state(self.context.run(view["run"])) in RESUMABLE | {"paused"}
+                    (manager.resume if resume else manager.pause)(view["run"], token)
+                    return note("Resume requested." if resume else "Pause requested: it holds after the present step.")
+                action = {"stop": manager.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
+                answer = action(view["run"], token)
+                said = {
+                    "stop": "Stop requested: a checkpoint is written first.",
+                    "save_now": "A checkpoint is written after this episode.",
+                    "sample_now": "A sample grid is drawn after this episode.",
+                }
+                return note(answer if name == "force" and answer else said.get(name, "Done."))
+            except InputError as error:
+                return note(str(error), "warn")
+
+        return act
+
+    def apply_knobs(self, view: dict[str, Any], visitor: Any, *values: Any) -> str:
+        """Ask for the live changes that differ from what the run has now."""
+        try:
+            if view["source"] != "runs" or not view["run"]:
+                raise InputError("this is a recorded run: start one of your own to steer it")
+            present = self.context.feed(view["run"], view["source"]).parts["knobs"]
+            wanted = {name: value for name, value in zip(self.knobs, values, strict=True) if value is not None and value != present.get(name)}
+            for name, value in wanted.items():
+                self.context.manager.change(view["run"], name, value, token_of(visitor))
+        except InputError as error:
+            return note(str(error), "warn")
+        return note("Asked for " + ", ".join(f"{field_meta(n)['label']} = {v:g}" for n, v in wanted.items()) + "." if wanted else "Nothing differs from what the run has now.")
+
+    def choose(self, choice: Any, visitor: Any) -> tuple[dict[str, Any], Any, str]:
+        """Look at another run."""
+        try:
+            source, run_id = parse_choice(choice)
+            self.context.run(run_id, source)
+        except InputError as error:
+            return gr.skip(), gr.skip(), note(str(error), "warn")
+        remembered = {**(visitor if isinstance(visitor, dict) else {}), "last_run": run_id}
+        return view_of(run_id, source), remembered, ""

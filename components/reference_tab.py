@@ -1,0 +1,112 @@
+"""The Reference tab: look at the set, import one's own, render craters from sliders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from backend.errors import InputError
+from backend.reference.captions import caption
+from backend.reference.renderer import INTERIORS, KINDS, RIMS, TERRAINS, VIEWS, CraterParameters, render
+from components.context import PageContext
+from components.live_chart import figure
+from components.markup import empty, note, text
+from components.references import ReferenceLibrary, counts, label, spread_figure, tag, thumbnails
+
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+SIDE = 256
+SLIDERS = {
+    "size": (0.1, 0.9, 0.5, "Size", "crater diameter / frame width"),
+    "freshness": (0.0, 1.0, 0.8, "Freshness", "1 just formed, 0 almost erased by age"),
+    "sun_azimuth": (0.0, 360.0, 180.0, "Sun azimuth", "degrees, where the light comes from"),
+    "sun_elevation": (5.0, 85.0, 35.0, "Sun elevation", "degrees above the horizon"),
+    "colour": (0.0, 1.0, 0.6, "Colour", "0 grey, 1 red"),
+    "small_craters": (0.0, 40.0, 12.0, "Small craters", "expected number in the frame"),
+    "infill": (0.0, 0.9, 0.2, "Infill", "flat floor / crater radius"),
+    "ejecta": (0.0, 1.0, 0.6, "Ejecta", "strength of the blanket's texture"),
+}
+WORDS = {"view": VIEWS, "kind": KINDS, "terrain": TERRAINS, "rims": RIMS, "interiors": INTERIORS}
+
+
+class ReferenceTab:
+    """Widgets and events of the tab."""
+
+    def __init__(self, context: PageContext, library: ReferenceLibrary) -> None:
+        self.context, self.library = context, library
+
+    def build(self) -> None:
+        """Lay out and wire the tab."""
+        self.which = gr.Dropdown(choices=list(self.library.sets()), value="default", label="Reference set", elem_id="reference-set", interactive=True)
+        self.summary = gr.HTML(elem_id="reference-summary", elem_classes="plain-html")
+        self.spread = figure(pictures=True, elem_id="reference-spread")
+        with gr.Accordion("Render a simulated crater", open=True, elem_id="render-box"):
+            self._build_renderer()
+        if not self.context.settings.public_demo:
+            with gr.Accordion("Import your own images", open=False, elem_id="import-box"):
+                self._build_import()
+        self.which.change(self.show, self.which, [self.summary, self.spread], **PRIVATE)
+
+    def show(self, name: str) -> tuple[str, Any]:
+        """Label, statistics and all images of a set."""
+        try:
+            manifest = self.library.manifest(name)
+        except InputError as error:
+            return empty("No reference set", str(error)), None
+        about = " · ".join(str(manifest[k]) for k in ("source", "licence", "citation") if manifest.get(k))
+        head = f'<h2 class="section-title">{text(label(manifest))} {tag(manifest)} <small>{text(about)}</small></h2>'
+        return head + thumbnails(name, manifest, 300, "strip") + counts(manifest), spread_figure(manifest) if name == "default" else None
+
+    def _build_renderer(self) -> None:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=280):
+                words = {name: gr.Dropdown(choices=list(values), value=values[0], label=name.capitalize(), min_width=130) for name, values in list(WORDS.items())[:2]}
+                with gr.Row():
+                    words.update({name: gr.Dropdown(choices=list(values), value=values[0], label=name.capitalize(), min_width=130) for name, values in list(WORDS.items())[2:]})
+                sliders = {name: gr.Slider(low, high, value, label=title, info=info) for name, (low, high, value, title, info) in SLIDERS.items()}
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            with gr.Column(scale=2, min_width=260):
+                picture = gr.Image(label="Rendered, not photographed", format="png", height=360, interactive=False, elem_id="rendered", buttons=["download"])
+                words_shown = gr.HTML(elem_id="rendered-caption", elem_classes="plain-html")
+        inputs = {**words, **sliders, "seed": seed}
+        self.render_inputs, self.render_outputs = inputs, [picture, words_shown]
+        triggers = [w.input for w in words.values()] + [s.release for s in sliders.values()] + [seed.submit]
+        gr.on(triggers, draw, None, self.render_outputs, inputs_kwargs=inputs, trigger_mode="always_last", **PRIVATE)
+
+    def _build_import(self) -> None:
+        about = "Images of any size, a .zip of them, or an .npz with an array of images. The report names every file that was refused, and why."
+        gr.HTML(f'<div class="caption">{about}</div>', elem_classes="plain-html")
+        with gr.Row(equal_height=False):
+            files = gr.File(label="Images, .zip or .npz", file_count="multiple", elem_id="import-files", height=150)
+            folder = gr.File(label="or a whole folder", file_count="directory", elem_id="import-folder", height=150)
+        with gr.Row():
+            name = gr.Textbox(label="Name of the new set", placeholder="my_craters", max_lines=1, min_width=160)
+            size = gr.Number(128, label="Side in pixels", precision=0, min_width=120)
+            near = gr.Checkbox(label="Leave out near duplicates", min_width=160)
+        button = gr.Button("Import", size="md", elem_id="import-start")
+        report = gr.HTML(elem_id="import-report", elem_classes="plain-html")
+        button.click(self.import_set, [files, folder, name, size, near], [report, self.which], api_visibility="private", show_progress="minimal", show_progress_on=report)
+
+    def import_set(self, files: list[str] | None, folder: list[str] | None, name: str, size: float, near: bool) -> tuple[str, Any]:
+        """Import what was uploaded and show the report."""
+        if self.context.settings.public_demo:
+            return note("Importing is off on a public demo: run CraterLab on your own machine.", "warn"), gr.skip()
+        try:
+            made, lines = self.library.import_files([*(files or []), *(folder or [])], (name or "").strip(), int(size or 0), bool(near))
+        except InputError as error:
+            return note(str(error), "bad"), gr.skip()
+        listed = "".join(f"<li>{text(line)}</li>" for line in lines[:200])
+        return note(f"Imported as {made!r}; choose it under Reference set on the Train tab.", "good") + f'<ul class="caption">{listed}</ul>', gr.Dropdown(
+            choices=list(self.library.sets()), value=made
+        )
+
+
+def draw(seed: float | None = 0, **values: Any) -> tuple[np.ndarray | None, str]:
+    """One simulated crater, uint8 [256, 256, 3], and its caption or what to mend."""
+    try:
+        parameters = CraterParameters(**values)
+        image = render(parameters, int(seed or 0) % 2**31, SIDE)
+    except InputError as error:
+        return None, note(str(error), "warn")
+    return image, f'<div class="caption">Caption: {text(caption(parameters))} <span class="tag tag-accent">simulated</span></div>'

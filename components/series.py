@@ -1,0 +1,222 @@
+"""From a run's update table to chart data: at most 1,000 points a series, extremes kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_POINTS = 1000
+BAND_EPISODES = 8
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One series: column of policy_updates.csv, name in the legend, palette slot 1–7 and dash (never colour alone)."""
+
+    column: str
+    name: str
+    slot: int
+    dash: str = "solid"
+    kind: str = "line"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One card of the live view; `sentence` says what to look for."""
+
+    key: str
+    title: str
+    sentence: str
+    unit: str
+    traces: tuple[Trace, ...] = ()
+    wide: bool = False
+    more: bool = False
+    prefix: str = field(default="", kw_only=True)
+
+
+CHARTS = (
+    Chart(
+        "reward",
+        "Group score",
+        "Raw score of each group of images; the band is one standard deviation over recent episodes. Up is more diverse.",
+        "score",
+        (
+            Trace("batch_score", "group score", 2),
+            Trace("base_level", "base model", 7, "dash", "level"),
+            Trace("reference_level", "reference set", 1, "dot", "level"),
+            Trace("best_score", "best so far", 3, "dashdot", "level"),
+            Trace("probe_score", "probe, test prompts", 4, "solid", "points"),
+        ),
+        wide=True,
+    ),
+    Chart("components", "Reward components", "Mean raw value of every part of the reward.", "raw value", prefix="component_"),
+    Chart(
+        "loss",
+        "Losses",
+        "Policy surrogate, critic and entropy terms of each update.",
+        "loss",
+        (Trace("actor_loss", "policy", 2), Trace("critic_loss", "critic", 1, "dash"), Trace("entropy_loss", "entropy", 3, "dot")),
+    ),
+    Chart(
+        "kl",
+        "KL divergence",
+        "How far the update moved from the old policy and from the base model.",
+        "nats per step",
+        (Trace("kl_divergence", "to old policy", 2), Trace("kl_base", "to base model", 1, "dash")),
+    ),
+    Chart(
+        "clip",
+        "Clipped share",
+        "Share of ratios cut by the clip range; always zero would mean the clip never acts.",
+        "share",
+        (Trace("clip_fraction_up", "above", 2), Trace("clip_fraction_down", "below", 1, "dash")),
+    ),
+    Chart("diversity", "Sample diversity", "Spread of each group in feature space.", "distance", (Trace("sample_diversity", "sample diversity", 3),)),
+    Chart(
+        "gradients",
+        "Gradient norms",
+        "Before and after clipping, and the critic's.",
+        "norm",
+        (Trace("grad_norm_actor", "policy", 2), Trace("grad_norm_actor_after", "policy, clipped", 4, "dot"), Trace("grad_norm_critic", "critic", 1, "dash")),
+    ),
+    Chart(
+        "ratio",
+        "Probability ratio",
+        "New over old policy for the same actions; starts at 1.",
+        "ratio",
+        (Trace("ratio_mean", "mean", 2), Trace("ratio_max", "largest", 1, "dash")),
+        more=True,
+    ),
+    Chart("entropy", "Policy entropy", "Constant by construction where the scheduler sets the noise (LORA_UNET).", "nats", (Trace("entropy", "entropy", 2),), more=True),
+    Chart(
+        "coefficients",
+        "Adapted coefficients",
+        "Entropy and KL coefficients as the controllers set them.",
+        "coefficient",
+        (Trace("entropy_coef", "entropy", 2), Trace("kl_base_coef", "KL to base", 1, "dash")),
+        more=True,
+    ),
+    Chart(
+        "advantage",
+        "Credit",
+        "Spread of advantages, and how well the critic explains the reward.",
+        "value",
+        (Trace("advantage_std", "advantage, std", 2), Trace("explained_variance", "explained variance", 1, "dash")),
+        more=True,
+    ),
+    Chart("memory", "Memory", "Memory allocated by the trainer.", "MiB", (Trace("memory_allocated", "allocated", 2),), more=True),
+    Chart("time", "Time per episode", "Sampling, scoring and updating together.", "seconds", (Trace("time_per_episode", "seconds", 2),), more=True),
+)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or isinstance(value, str) or not math.isfinite(value) else float(value)
+
+
+def bins(length: int, limit: int = MAX_POINTS) -> list[tuple[int, int]]:
+    """Half-open ranges of rows, each of which gives its smallest and its largest value; ranges of one row when all fit.
+
+    Args:
+        length: number of rows.
+        limit: most points of a series.
+    """
+    if length <= limit:
+        return [(i, i + 1) for i in range(length)]
+    count = limit // 2
+    edges = [round(i * length / count) for i in range(count + 1)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def thin(values: Sequence[Any], ranges: Sequence[tuple[int, int]]) -> list[float | None]:
+    """Values at the bins: one a row, or smallest and largest of each bin in the order in which they occur."""
+    if not ranges or ranges[-1][1] == len(ranges):
+        return [_round(_finite(v)) for v in values[: len(ranges)]]
+    out: list[float | None] = []
+    for start, stop in ranges:
+        part = [(value, i) for i, raw in enumerate(values[start:stop]) if (value := _finite(raw)) is not None]
+        if not part:
+            out += [None, None]
+            continue
+        low, high = min(part), max(part)
+        first, second = (low, high) if low[1] <= high[1] else (high, low)
+        out += [_round(first[0]), _round(second[0])]
+    return out
+
+
+def places(values: Sequence[Any], ranges: Sequence[tuple[int, int]]) -> list[float | None]:
+    """Horizontal positions of the points that `thin` gives: a bin's first and last row."""
+    if not ranges or ranges[-1][1] == len(ranges):
+        return [_round(_finite(v)) for v in values[: len(ranges)]]
+    return [_round(_finite(values[i])) for start, stop in ranges for i in (start, stop - 1)]
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def band(values: Sequence[Any], span: int = BAND_EPISODES) -> tuple[list[float | None], list[float | None]]:
+    """Moving mean ∓ one standard deviation, exponentially weighted over about `span` episodes."""
+    weight, mean, square = 2 / (span + 1), None, 0.0
+    low: list[float | None] = []
+    high: list[float | None] = []
+    for value in values:
+        value = _finite(value)
+        if value is not None:
+            step = value - mean if mean is not None else 0.0
+            mean = value if mean is None else mean + weight * step
+            square = (1 - weight) * (square + weight * step * step)
+        spread = math.sqrt(square)
+        low.append(None if mean is None else mean - spread)
+        high.append(None if mean is None else mean + spread)
+    return low, high
+
+
+def axes(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Episode, minutes of training (pauses left out) and images drawn, row by row."""
+    minutes, total = [], 0.0
+    for seconds in columns.get("time_per_episode", []):
+        total += (_finite(seconds) or 0.0) / 60
+        minutes.append(total)
+    return {"episode": columns.get("episode", []), "minutes": minutes, "images": columns.get("images", [])}
+
+
+def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What the live charts draw.
+
+    Args:
+        run_id: with its attempt, the name under which a zoom is kept.
+        columns: policy_updates.csv by column, rows in order.
+        changes: events of kind "change": `{episode, field, value}`.
+
+    Returns:
+        `{run, axes: {u: {episode, minutes, images}}, charts: {key: {unit, points, traces}}, marks}`.
+    """
+    positions = axes(columns)
+    ranges = bins(len(positions["episode"]))
+    charts = {}
+    for chart in CHARTS:
+        traces = [t for t in _traces(chart, columns) if any(_finite(v) is not None for v in columns.get(t.column, []))]
+        drawn = [{"name": t.name, "slot": t.slot, "dash": t.dash, "kind": t.kind, "axis": "u", "y": thin(columns[t.column], ranges)} for t in traces]
+        if chart.key == "reward" and traces:
+            low, high = band(columns["batch_score"])
+            drawn.insert(0, {"name": "± 1 std", "slot": 2, "dash": "solid", "kind": "band", "axis": "u", "low": thin(low, ranges), "high": thin(high, ranges)})
+        charts[chart.key] = {"unit": chart.unit, "points": len(positions["episode"]), "traces": drawn}
+    return {"run": run_id, "axes": {"u": {name: places(values, ranges) for name, values in positions.items()}}, "charts": charts, "marks": [_mark(c, positions) for c in changes]}
+
+
+def _traces(chart: Chart, columns: dict[str, list[Any]]) -> list[Trace]:
+    if not chart.prefix:
+        return [t for t in chart.traces if t.column in columns]
+    names = [c for c in columns if c.startswith(chart.prefix)]
+    return [Trace(c, c.removeprefix(chart.prefix).replace("_", " "), i % 7 + 1, DASHES[i % len(DASHES)]) for i, c in enumerate(names)]
+
+
+def _mark(change: dict[str, Any], positions: dict[str, list[Any]]) -> dict[str, Any]:
+    episode = _finite(change.get("episode")) or 0.0
+    row = next((i for i, e in enumerate(positions["episode"]) if (_finite(e) or 0) >= episode), len(positions["episode"]) - 1)
+    at = {name: (values[row] if 0 <= row < len(values) else 0) for name, values in positions.items()}
+    label = f"{change.get('field', '')} → {change.get('value', '')}"
+    return {"episode": episode, "minutes": at["minutes"], "images": at["images"], "label": label.replace("<", "‹").replace(">", "›").replace("&", "＆")[:60]}
