@@ -1,0 +1,74 @@
+"""Rendered sets that the reward tests share: a reference, diverse sets, and sets of one crater again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from backend.features.load import load_extractor
+from backend.reference.captions import attribute_targets, caption
+from backend.reference.renderer import render_batch, sample_parameters
+from backend.rewards.attributes_model import AttributeModel, fit_attribute_model
+
+GROUP, DRAWS, SIZE = 16, 4, 64
+
+
+@dataclass
+class Renders:
+    """Reference [M, 3, 64, 64] with captions, and for each draw a diverse and a collapsed set [16, 3, 64, 64] with captions."""
+
+    reference: torch.Tensor
+    captions: list[str]
+    diverse: list[torch.Tensor]
+    diverse_captions: list[list[str]]
+    collapsed: list[torch.Tensor]
+    collapsed_captions: list[list[str]]
+    parameters: list
+
+    def half(self, draw: int) -> torch.Tensor:
+        """Eight images of one crater and eight different ones."""
+        return torch.cat([self.collapsed[draw][: GROUP // 2], self.diverse[draw][GROUP // 2 :]])
+
+    def half_captions(self, draw: int) -> list[str]:
+        """Captions of `half`."""
+        return self.collapsed_captions[draw][: GROUP // 2] + self.diverse_captions[draw][GROUP // 2 :]
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 [N, h, w, 3] -> float [N, 3, h, w]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture(scope="session")
+def renders() -> Renders:
+    rng = np.random.default_rng(7)
+    parameters = [sample_parameters(rng) for _ in range(73 + GROUP * DRAWS)]
+    images = to_tensor(render_batch(parameters, range(len(parameters)), size=SIZE))
+    words = [caption(p) for p in parameters]
+    starts = [73 + GROUP * i for i in range(DRAWS)]
+    repeated = [[parameters[s]] * GROUP for s in starts]
+    return Renders(
+        images[:73],
+        words[:73],
+        [images[s : s + GROUP] for s in starts],
+        [words[s : s + GROUP] for s in starts],
+        [to_tensor(render_batch(p, range(900, 900 + GROUP), size=SIZE)) for p in repeated],
+        [[caption(p[0])] * GROUP for p in repeated],
+        parameters,
+    )
+
+
+@pytest.fixture(scope="session")
+def attribute_model(renders) -> AttributeModel:
+    images = torch.cat([renders.reference, *renders.diverse])
+    return fit_attribute_model(images, [attribute_targets(p) for p in renders.parameters], load_extractor("efficientnet_lite0"))
+
+
+@pytest.fixture
+def with_attributes(monkeypatch, attribute_model):
+    """Every RewardFunction finds these regressors."""
+    monkeypatch.setattr("backend.rewards.composition.load_attribute_model", lambda: attribute_model)
+    return attribute_model
