@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from backend.base_model.data import augment
-from backend.base_model.linear_code import encode
+from backend.base_model.linear_code import LinearCode, encode
 from backend.base_model.progress import restore, save_progress
 from backend.base_model.text import EMBED_DIM, with_unknown_words
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 CAPTION_DROPOUT = 0.1  # as in classifier-free guidance, 2207.12598
@@ -38,7 +38,7 @@ class Pairs:
 
 
 def build_unet(channels: int) -> UNet2DConditionModel:
-    """A UNet of about 8 M parameters for 16x16 latents; attention at 8x8 and 4x4 only, where it is cheap."""
+    """A UNet of about 7 M parameters for 16x16 latents; attention at 8x8 and 4x4 only, where it is cheap."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -46,7 +46,7 @@ def build_unet(channels: int) -> UNet2DConditionModel:
         in_channels=channels,
         out_channels=channels,
         layers_per_block=1,
-        block_out_channels=(96, 128, 128),
+        block_out_channels=(64, 128, 128),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=EMBED_DIM,
@@ -67,6 +67,7 @@ def build_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+        steps_offset=1,  # unused with trailing spacing; Stable Diffusion's value, which diffusers warns about otherwise
     )
 
 
@@ -82,10 +83,10 @@ class Denoiser(torch.nn.Module):
         return self.unet(latents, timesteps, self.text_encoder(tokens).last_hidden_state).sample
 
 
-def make_batch(pairs: Pairs, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, rng: np.random.Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def make_batch(pairs: Pairs, code: LinearCode, tokenizer: CLIPTokenizer, rng: np.random.Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents [B, C, H, W] of augmented images and token ids [B, L] of freshly worded captions, some dropped."""
     index = rng.integers(0, len(pairs.images), size=batch)
-    latents = encode(vae, augment(pairs.images[index], pairs.aerial[index], rng))
+    latents = encode(code, augment(pairs.images[index], pairs.aerial[index], rng))
     captions = ["" if rng.random() < CAPTION_DROPOUT else with_unknown_words(pairs.caption(int(i), rng), rng) for i in index]
     tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
     return latents, tokens
@@ -99,7 +100,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 def train_denoiser(
     model: Denoiser,
     pairs: Pairs,
-    vae: AutoencoderTiny,
+    code: LinearCode,
     tokenizer: CLIPTokenizer,
     steps: int,
     state_file: Path,
@@ -121,13 +122,12 @@ def train_denoiser(
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     start = restore(state_file, {"model": model, "ema": ema, "optimiser": optimiser})
     abar = build_scheduler().alphas_cumprod.to(device)
-    vae.to("cpu")
     began, mean = time.time(), None
     for step in range(start, steps):
         rng = np.random.default_rng([seed, 2, step])
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps)
-        latents, tokens = (x.to(device) for x in make_batch(pairs, vae, tokenizer, rng, batch))
+        latents, tokens = (x.to(device) for x in make_batch(pairs, code, tokenizer, rng, batch))
         loss = _step_loss(model, latents, tokens, abar, rng, device)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

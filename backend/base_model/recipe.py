@@ -45,10 +45,10 @@ class Recipe:
         device: cpu or cuda.
     """
 
-    images: int = 12_288
-    decoder_steps: int = 4_000
-    denoiser_steps: int = 3_000
-    batch: int = 64
+    images: int = 20_480
+    decoder_steps: int = 2_500
+    denoiser_steps: int = 6_000
+    batch: int = 32
     learning_rate: float = 1e-3
     seed: int = 1
     device: str = "cpu"
@@ -119,7 +119,7 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL) -> Path:
         denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
     pairs = Pairs(images, np.array([p.view == "aerial" for p in params]), lambda i, rng: caption(params[i], rng))
     ema = train_denoiser(
-        denoiser, pairs, vae.to("cpu"), tokenizer, recipe.denoiser_steps, work / "denoiser.pt", recipe.seed,
+        denoiser, pairs, code, tokenizer, recipe.denoiser_steps, work / "denoiser.pt", recipe.seed,
         batch=recipe.batch, learning_rate=recipe.learning_rate, log=log, device=recipe.device,
     )  # fmt: skip
     return assemble(ema, vae, tokenizer, out, {**asdict(recipe), "patch_variance_kept": round(code.kept, 5)})

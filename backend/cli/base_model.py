@@ -39,3 +39,27 @@ def train(
     given = {"images": images, "decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps}
     recipe = replace(recipe, device=chosen, **{k: v for k, v in given.items() if v is not None})
     typer.echo(f"wrote {run_recipe(recipe, work, out)}")
+
+
+@app.command()
+def attributes(
+    images: Annotated[int, typer.Option(help="Training renders that the regressors are fitted on.", min=50)] = 8192,
+    work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
+) -> None:
+    """Fit the attribute regressors on renders (needs `render` first)."""
+    from backend.base_model.judges import fit_regressors
+
+    for path, model in fit_regressors(work, images):
+        typer.echo(f"wrote {path}: mean held-out R2 {float(model.r2.mean()):.3f}")
+
+
+@app.command()
+def measure(
+    images: Annotated[int, typer.Option(help="Generated images and held-out renders.", min=100)] = 1000,
+    model: Annotated[Path, typer.Option(help="Folder of the pipeline.")] = Path("assets/models/crater-tiny"),
+    work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
+) -> None:
+    """Measure the embedded model and write its card, sheet, loss curves and docs/results/base_model.json."""
+    from backend.base_model.judges import measure_and_write
+
+    typer.echo(f"wrote {measure_and_write(model, work, images)}")

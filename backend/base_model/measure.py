@@ -1,0 +1,175 @@
+"""Figures of the model card: reconstruction, realism, obedience, diversity, memorisation, each beside its bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.linalg import sqrtm
+
+from backend.base_model.data import SIZE, load_dataset
+from backend.evaluation.diversity import median_distance, partitions, subset_vendi
+from backend.features.load import load_extractor
+from backend.reference.captions import ATTRIBUTES, attribute_targets, caption, sample_for_caption
+from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
+from backend.rewards.attributes_model import fit_attribute_model, r_squared
+
+GUIDANCE = 7.5
+STEPS = 20
+PCA_DIMS = 48
+DRAW = 500  # images of one draw of the Fréchet distance
+DRAWS = 5
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 [N, h, w, 3] to float32 [N, 3, h, w] in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def held_out(count: int, seed: int = 900_001) -> tuple[np.ndarray, list[CraterParameters]]:
+    """Renders that no training seed can give: images uint8 [N, h, w, 3] and parameters."""
+    rng = np.random.default_rng(seed)
+    params = [sample_parameters(rng) for _ in range(count)]
+    return render_all(params, rng), params
+
+
+def render_all(params: Sequence[CraterParameters], rng: np.random.Generator) -> np.ndarray:
+    """Render in batches of 32: uint8 [N, SIZE, SIZE, 3]."""
+    seeds = rng.integers(0, 2**31 - 1, size=len(params)).tolist()
+    return np.concatenate([render_batch(params[i : i + 32], seeds[i : i + 32], size=SIZE) for i in range(0, len(params), 32)])
+
+
+def generate(folder: Path, prompts: Sequence[str], seed: int, *, guidance: float = GUIDANCE, steps: int = STEPS, batch: int = 32) -> np.ndarray:
+    """Images uint8 [P, h, w, 3] by plain diffusers: one prompt each, deterministic DDIM, one generator per image."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    out = []
+    for start in range(0, len(prompts), batch):
+        part = list(prompts[start : start + batch])
+        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        images = pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images
+        out.append((images * 255).round().astype(np.uint8))
+    return np.concatenate(out)
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Fréchet distance of two Gaussians fitted to rows: [N, D], [M, D]."""
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * np.real(sqrtm(cov_a @ cov_b))))
+
+
+def frechet_table(reference: np.ndarray, others: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, list[float]]:
+    """Mean and standard deviation over draws of the distance to the reference, and its floor between halves of it.
+
+    Args:
+        reference: [N, D] features; all sets are standardised by it and projected on its first components.
+        others: sets of features by name.
+        rng: picks the draws.
+    """
+    mean, std = reference.mean(0), reference.std(0) + 1e-6
+    axes = np.linalg.svd((reference - mean) / std, full_matrices=False)[2][:PCA_DIMS].T
+    project = lambda f: (f - mean) / std @ axes  # noqa: E731
+    ref = project(reference)
+    rows: dict[str, list[float]] = {"floor": []}
+    for _ in range(DRAWS):
+        order = rng.permutation(len(ref))
+        rows["floor"].append(frechet(ref[order[: len(ref) // 2]], ref[order[len(ref) // 2 :]]))
+    for name, features in others.items():
+        flat = project(features)
+        rows[name] = [frechet(flat[rng.permutation(len(flat))[:DRAW]], ref) for _ in range(DRAWS)]
+    return {name: [round(float(np.mean(v)), 2), round(float(np.std(v)), 2)] for name, v in rows.items()}
+
+
+def adherence_table(train: tuple[np.ndarray, list], test: tuple[np.ndarray, list], generated: np.ndarray, params: list[CraterParameters]) -> dict[str, dict[str, float]]:
+    """R^2 of attributes read from images against the parameters behind their full captions, for renders and for generated ones.
+
+    The regressors are ridge on Lite0 features, fitted on `train` renders. Attributes of one group (kind, terrain, …) are pooled.
+    """
+    model = fit_attribute_model(to_tensor(train[0]), [attribute_targets(p) for p in train[1]])
+    network = load_extractor(model.extractor)
+    table: dict[str, dict[str, float]] = {}
+
+    def truth(ps: list[CraterParameters]) -> torch.Tensor:
+        return torch.tensor([[attribute_targets(p)[n] for n in ATTRIBUTES] for p in ps], dtype=torch.float64)
+
+    scores = {"renders": (model.from_features(network(to_tensor(test[0]))), truth(test[1])), "generated": (model.from_features(network(to_tensor(generated))), truth(params))}
+    for kind, (predicted, true) in scores.items():
+        for group in dict.fromkeys(n.split(":")[0] for n in ATTRIBUTES):
+            index = [i for i, n in enumerate(ATTRIBUTES) if n.split(":")[0] == group]
+            variance = true[:, index].var(0, unbiased=False)
+            value = float((r_squared(predicted[:, index], true[:, index]) * variance).sum() / variance.sum())
+            table.setdefault(group, {})[kind] = round(value, 4)
+    for row in table.values():
+        row["relative"] = round(row["generated"] / row["renders"], 3) if row["renders"] > 0 else 0.0
+    return table
+
+
+def diversity_table(folder: Path, prompts: Sequence[str], per_prompt: int, rng: np.random.Generator) -> dict[str, float]:
+    """Vendi score (q = 1) of subsets: generated at guidance 7.5, and renders of the same captions with all else free."""
+    repeated = [p for p in prompts for _ in range(per_prompt)]
+    network = load_extractor("efficientnet_lite2")
+    generated = network(to_tensor(generate(folder, repeated, seed=700_000))).double().numpy()
+    rendered = network(to_tensor(render_all([sample_for_caption(p, rng) for p in repeated], rng))).double().numpy()
+    mean, std = rendered.mean(0), rendered.std(0) + 1e-6
+    generated, rendered = (generated - mean) / std, (rendered - mean) / std
+    width = median_distance(rendered)
+    subsets = partitions(len(repeated), min(73, len(repeated) // 2), rng)
+    values = {"generated": float(subset_vendi(generated, subsets, width).mean()), "renders of the captions": float(subset_vendi(rendered, subsets, width).mean())}
+    return {k: round(v, 3) for k, v in values.items()} | {"relative": round(values["generated"] / values["renders of the captions"], 3), "images": len(repeated)}
+
+
+def memorisation(generated: np.ndarray, training: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
+    """Median and smallest Lite0 distance to the nearest training image, of generated images and of fresh renders."""
+    network = load_extractor("efficientnet_lite0")
+    kept, made, new = (network(to_tensor(x)) for x in (training, generated, fresh))
+    out = {}
+    for name, rows in (("generated", made), ("fresh renders", new)):
+        nearest = torch.cdist(rows, kept).min(1).values
+        out |= {f"{name} median": round(float(nearest.median()), 3), f"{name} minimum": round(float(nearest.min()), 3)}
+    return out
+
+
+def reconstruction_rmse(folder: Path, images: np.ndarray) -> float:
+    """Root mean square error of the autoencoder in [0, 1] units, uint8 images [N, h, w, 3]."""
+    from diffusers import AutoencoderTiny
+
+    vae = AutoencoderTiny.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, local_files_only=True)
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(images), 32):
+            x = to_tensor(images[start : start + 32])
+            y = (vae.decode(vae.encode(x * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
+            total += float(((y - x) ** 2).mean((1, 2, 3)).sum())
+    return (total / len(images)) ** 0.5
+
+
+def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: int = 1000) -> dict:
+    """All figures of the model card.
+
+    Args:
+        folder: the pipeline.
+        work: folder with the training renders.
+        test_prompts: for the diversity figure.
+        count: generated images and held-out renders.
+    """
+    began, rng = time.time(), np.random.default_rng(5)
+    fresh, params = held_out(count)
+    training, training_params = load_dataset(work / "renders", 4096)
+    generated = generate(folder, [caption(p) for p in params], seed=500_000)
+    noise = np.random.default_rng(6).integers(0, 256, size=(200, SIZE, SIZE, 3), dtype=np.uint8)
+    network = load_extractor("efficientnet_lite0")
+    features = {name: network(to_tensor(x)).double().numpy() for name, x in (("fresh", fresh), ("generated", generated), ("noise", noise))}
+    return {
+        "images": count,
+        "reconstruction_rmse": round(reconstruction_rmse(folder, fresh), 5),
+        "frechet_lite0": frechet_table(features["fresh"], {"generated": features["generated"], "noise": features["noise"]}, rng),
+        "adherence": adherence_table((training, training_params), (fresh, params), generated, params),
+        "diversity_vendi_lite2": diversity_table(folder, test_prompts, max(2, count // (2 * len(test_prompts))), rng),
+        "memorisation": memorisation(generated, training, fresh),
+        "seconds": round(time.time() - began, 1),
+    }

@@ -1,0 +1,128 @@
+"""The recipe's parts against independent computations, and its resumption bit for bit."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backend.base_model import progress
+from backend.base_model.data import augment, load_dataset, render_dataset
+from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser
+from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, to_patches
+from backend.base_model.recipe import assemble, initialisation
+from backend.base_model.text import build_text_encoder, build_tokenizer, with_unknown_words
+from backend.errors import InputError
+from backend.reference.captions import VOCABULARY
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, size=(6, 64, 64, 3), dtype=np.uint8)
+
+
+def test_encoder_is_exactly_the_principal_components(images: np.ndarray) -> None:
+    code = fit_linear_code(images, channels=6)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        latents = build_autoencoder(code).encode(x).latents
+    expected = (to_patches(images) @ code.matrix.T + code.offset).reshape(6, 8, 8, 6).transpose(0, 3, 1, 2)
+    assert np.abs(latents.numpy() - expected).max() < 1e-5
+    assert torch.allclose(encode(code, images), latents * code.scaling_factor, atol=1e-5)
+
+
+def test_kept_variance_is_that_of_sklearn(images: np.ndarray) -> None:
+    from sklearn.decomposition import PCA
+
+    kept = PCA(n_components=6).fit(to_patches(images).astype(np.float64)).explained_variance_ratio_.sum()
+    assert fit_linear_code(images, channels=6).kept == pytest.approx(kept, rel=1e-6)
+
+
+def test_every_word_is_one_token_and_others_are_spelled() -> None:
+    tokenizer = build_tokenizer(VOCABULARY)
+    for word in VOCABULARY:
+        assert len(tokenizer(word).input_ids) == 3, word
+    assert len(tokenizer("quux").input_ids) > 3
+    assert tokenizer.unk_token_id not in tokenizer("quux zürich").input_ids[1:-1]
+
+
+def test_unknown_words_come_at_the_stated_share() -> None:
+    rng = np.random.default_rng(0)
+    changed = sum(with_unknown_words("aerial view", rng, 0.15) != "aerial view" for _ in range(2000))
+    assert abs(changed / 2000 - 0.15) < 0.03
+
+
+def test_augmentation_keeps_ground_views_upright() -> None:
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    image[:, :8] = 200  # sky
+    for seed in range(8):
+        assert (augment(image, np.array([False]), np.random.default_rng(seed)) == image).all()
+    turned = [augment(image, np.array([True]), np.random.default_rng(seed)) for seed in range(8)]
+    assert any((t != image).any() for t in turned)
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    factors = [learning_rate_factor(step, 1000) for step in range(1000)]
+    assert factors[0] < 0.01 and factors[400] == 1.0 and factors[-1] < 0.01
+
+
+def _train(images: np.ndarray, steps: int, total: int, state: Path) -> Denoiser:
+    code = fit_linear_code(images, channels=4)
+    tokenizer = build_tokenizer(VOCABULARY)
+    with initialisation(3):
+        model = Denoiser(build_unet(4), build_text_encoder(tokenizer))
+    pairs = Pairs(images, np.ones(len(images), bool), lambda i, rng: "aerial view of mars craters")
+    rows: list[dict] = []
+    ema = train_denoiser(model, pairs, code, tokenizer, steps, state, 0, batch=2, log=rows.append, save_every=1)
+    return ema
+
+
+def test_interrupted_training_goes_on_exactly(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.base_model.denoiser.learning_rate_factor", lambda step, steps: 1.0)
+    whole = _train(images, 3, 3, tmp_path / "whole.pt")
+    _train(images, 1, 3, tmp_path / "parts.pt")
+    parts = _train(images, 3, 3, tmp_path / "parts.pt")
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_full_disk_is_a_sentence_and_keeps_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = torch.nn.Linear(2, 2)
+    progress.save_progress(tmp_path / "p.pt", 1, {"layer": layer})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(progress.torch, "save", full)
+    with pytest.raises(InputError, match="free some space"):
+        progress.save_progress(tmp_path / "p.pt", 2, {"layer": layer})
+    assert progress.restore(tmp_path / "p.pt", {"layer": layer}) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "p.pt"]
+
+
+def test_assembled_pipeline_loads_in_plain_diffusers(images: np.ndarray, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    code = fit_linear_code(images, channels=4)
+    tokenizer = build_tokenizer(VOCABULARY)
+    with initialisation(0):
+        folder = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "model", {"seed": 0})
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    image = pipeline("aerial view of mars craters", num_inference_steps=2, output_type="np").images
+    assert image.shape == (1, 16 * PATCH, 16 * PATCH, 3)
+    assert sum(f.stat().st_size for f in folder.rglob("*.safetensors")) < 40e6
+
+
+def test_rendered_shards_resume_and_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.base_model.data.SHARD", 2)
+    monkeypatch.setattr("backend.base_model.data.SIZE", 32)
+    list(render_dataset(tmp_path / "a", 4, seed=1, workers=1))
+    first, params = load_dataset(tmp_path / "a")
+    (tmp_path / "a/shard_00001.npy").unlink()
+    list(render_dataset(tmp_path / "a", 4, seed=1, workers=1))
+    again, _ = load_dataset(tmp_path / "a")
+    assert (first == again).all() and len(params) == 4
