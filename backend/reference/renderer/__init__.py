@@ -25,6 +25,9 @@ def render_batch(params: Sequence[CraterParameters], seeds: Sequence[int], size:
     Raises InputError if the two lists differ in length or `size` is below 32."""
     if len(params) != len(seeds):
         raise InputError(f"{len(params)} parameter sets but {len(seeds)} seeds; give one seed per picture")
+    negative = [int(s) for s in seeds if int(s) < 0]
+    if negative:
+        raise InputError(f"seed {negative[0]} is negative; give seeds from 0 up")
     if size < 32:
         raise InputError(f"size is {size}; the smallest picture is 32 pixels wide")
     out = np.empty((len(params), size, size, 3), np.uint8)

@@ -49,20 +49,26 @@ def polar(scene: Scene, p: CraterParameters, cx: float, cy: float, radius: float
     return distance / (1.0 + p.irregularity * 0.7 * outline + 0.02 * scene.noise_b), angle
 
 
+def wall_power(p: CraterParameters) -> float:
+    """Exponent of the cavity's profile: near 2 (paraboloid) for bowls, steeper walls for wide floors (Garvin et al. 2003)."""
+    return 1.7 + 1.3 * min(p.infill, 0.6)
+
+
 def profile(r: Array, p: CraterParameters, diameter: float, depth: float, rim: float) -> Array:
     """Radial profile: paraboloid bowl meeting an ejecta blanket that falls as r^-3 (McGetchin et al. 1973), corner rounded with age."""
-    power = 1.7 + 1.3 * min(p.infill, 0.6)
-    inner = -depth + rim + depth * np.minimum(r, 1.6) ** power
+    inner = -depth + rim + depth * np.minimum(r, 1.6) ** wall_power(p)
     outer = rim * np.maximum(r, 0.75) ** -3.0
     rounding = diameter * (0.006 + (0.025 if p.kind == "ghost" else 0.05) * (1.0 - p.freshness) ** 1.5)
     return smooth_min(inner, outer, rounding)
 
 
 def standing_depth(p: CraterParameters) -> float:
-    """Depth / diameter that the wall can hold: between the floor's edge and the rim its mean slope stays below `repose`."""
+    """Depth / diameter that the wall can hold: the profile's slope at 0.85 of the radius stays below `repose`."""
     if p.repose >= 90.0:
         return p.depth_ratio
-    return min(p.depth_ratio, 0.5 * (1.0 - 0.85 * p.infill) * math.tan(math.radians(p.repose)))
+    power = wall_power(p)
+    steepness = 2.0 * power * (1.0 + 0.9 * p.infill) * 0.85 ** (power - 1.0)
+    return min(p.depth_ratio, math.tan(math.radians(p.repose)) / steepness)
 
 
 def single(scene: Scene, p: CraterParameters, cx: float, cy: float, diameter: float, rng: np.random.Generator) -> Relief:

@@ -68,7 +68,7 @@ class CraterParameters:
     contrast: float = 1.0
     lommel: float = 0.55  # Lunar–Lambert mixing: 1 = Lommel–Seeliger, 0 = Lambert
     ambient: float = 0.10  # sky light / light on the flat plain
-    repose: float = 90.0  # mean slope in degrees above which a wall slumps: a wide floor then lies higher
+    repose: float = 90.0  # slope in degrees above which a wall slumps, so that the crater is shallower; 90 = never
     hummocks: float = 0.0  # relief of hummocky ejecta around the crater, root mean square slope (tangent)
     old_craters: float = 0.0  # expected number of worn craters comparable with the main one, overlapped by it
     massifs: float = 0.0  # height of isolated rough hills in the plain / frame width

@@ -51,7 +51,7 @@ class SensorPreset:
 
     def draw(self, rng: np.random.Generator, fixed: dict[str, Any]) -> dict[str, Any]:
         """Fields of CraterParameters that the instrument decides; a kind, rim or interior named in `fixed` is kept."""
-        drawn: dict[str, Any] = {"view": "aerial", "repose": 32.0, "lommel": self.lommel, "ambient": self.ambient, "old_craters": self.old_craters}
+        drawn: dict[str, Any] = {"view": "aerial", "repose": 34.0, "lommel": self.lommel, "ambient": self.ambient, "old_craters": self.old_craters}
         for field, weights in (("kind", self.kinds), ("terrain", self.terrains), ("rims", self.rims), ("interiors", self.interiors)):
             drawn[field] = pick(rng, tuple(n for n, _ in weights), dict(weights))
         if fixed.get("kind", drawn["kind"]) in ("ghost", "degraded"):
