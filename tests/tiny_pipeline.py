@@ -6,35 +6,8 @@ from pathlib import Path
 
 import torch
 
-WORDS = [
-    "a",
-    "aerial",
-    "ground",
-    "view",
-    "of",
-    "young",
-    "old",
-    "fresh",
-    "eroded",
-    "mars",
-    "crater",
-    "craters",
-    "on",
-    "smooth",
-    "dusty",
-    "rocky",
-    "terrain",
-    "with",
-    "sharp",
-    "soft",
-    "rims",
-    "and",
-    "flat",
-    "bowl",
-    "interiors",
-    "bright",
-    "dark",
-]
+GRAMMAR = "aerial ground view of young old fresh eroded mars crater craters on smooth dusty rocky terrain with sharp soft rims and flat bowl interiors bright dark"
+WORDS = tuple(GRAMMAR.split(" "))
 
 
 def _tokenizer():

@@ -56,10 +56,8 @@ def test_step_agrees_with_diffusers(kind, eta, clip):
         t = scheduler.timesteps[i]
         expected = scheduler.step(output, t, x, eta=eta, variance_noise=noise).prev_sample
         alpha, alpha_prev = scheduler.alphas_cumprod[t][None], scheduler.alphas_cumprod[t - 100][None]
-        if eta:
-            ours = stochastic_step(x, output, alpha, alpha_prev, eta, kind, clip).sample(noise)
-        else:
-            ours = denoise(*predict_clean(x, output, alpha, kind, clip), alpha_prev)
+        plain = denoise(*predict_clean(x, output, alpha, kind, clip), alpha_prev)
+        ours = stochastic_step(x, output, alpha, alpha_prev, eta, kind, clip).sample(noise) if eta else plain
         assert torch.allclose(ours, expected, atol=2e-6, rtol=1e-5)
 
 
