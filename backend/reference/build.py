@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from backend.config.catalogue import EXTRACTORS
 from backend.errors import InputError
 from backend.reference.captions import caption
 from backend.reference.dataset import ReferenceSet, load_reference
@@ -61,10 +62,11 @@ def build_reference(
         overwrite: replace a reference set that is there.
 
     Raises:
-        InputError: bounds, too few views of a kind in the pool, or a target that may not be written.
+        InputError: bounds, unknown extractor, too few views of a kind in the pool, or a target that may not be written.
     """
     if not (0 <= ground <= count and 2 <= count <= pool <= 1_000_000):
         raise InputError(f"count {count}, ground {ground}, pool {pool} do not fit: 0 <= ground <= count, 2 <= count <= pool <= 1000000")
+    EXTRACTORS.get(extractor)
     with new_reference_folder(Path(target), overwrite) as folder:
         request = {"folder": str(folder.resolve()), "pool": pool, "count": count, "ground": ground, "seed": seed, "size": size, "extractor": extractor}
         run_portably(__spec__.name, {"job": "build", **request})

@@ -13,8 +13,8 @@ STEP = 1e-3
 _CLIP = 12.0  # standard deviations; bounds the integers so that sums stay far below 2**53
 
 
-def quantise(features: np.ndarray) -> np.ndarray:
-    """Standardise features `[N, D]` per column and round them to integers in units of `STEP`, kept as float64.
+def standardised(features: np.ndarray) -> np.ndarray:
+    """Features `[N, D]` as float64 with mean 0 and standard deviation 1 per column.
 
     A column's standard deviation counts as at least a tenth of the median column's, so that one that hardly varies
     does not become the loudest.
@@ -22,8 +22,12 @@ def quantise(features: np.ndarray) -> np.ndarray:
     values = np.asarray(features, dtype=np.float64)
     std = values.std(axis=0)
     floor = 0.1 * np.median(std[std > 0]) if (std > 0).any() else 1.0
-    scaled = (values - values.mean(axis=0)) / np.maximum(std, floor)
-    return np.round(np.clip(scaled, -_CLIP, _CLIP) / STEP)
+    return (values - values.mean(axis=0)) / np.maximum(std, floor)
+
+
+def quantise(features: np.ndarray) -> np.ndarray:
+    """Standardise features `[N, D]` and round them to integers in units of `STEP`, kept as float64."""
+    return np.round(np.clip(standardised(features), -_CLIP, _CLIP) / STEP)
 
 
 def squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
