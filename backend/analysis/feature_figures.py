@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,6 +14,7 @@ from sklearn.manifold import TSNE
 from backend.analysis.figures import PALETTE, Figure, layout
 from backend.errors import InputError
 from backend.evaluation.image_statistics import crater_attributes, wavelet_statistics
+from backend.evaluation.samples import EVOLUTION, spread_samples, tiles
 from backend.runs import Run
 
 SYMBOLS = ("circle", "diamond", "cross", "square", "triangle-up", "x")
@@ -60,25 +61,6 @@ def feature_map(groups: Mapping[str, np.ndarray], method: Literal["pca", "tsne"]
     return {"data": traces, "layout": layout(title, f"{axis} 2", f"{axis} 1")}
 
 
-def tiles(path: Path, description: Mapping[str, Any]) -> np.ndarray:
-    """Single images of a recorded grid: uint8 [N, h, w, 3], cut by the boxes of its description.
-
-    Raises:
-        InputError: the picture or its boxes cannot be read.
-    """
-    try:
-        with Image.open(path) as picture:
-            sheet = np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"sample {path.name} cannot be read: {error}") from error
-    boxes = [entry["box"] for entry in description.get("images", []) if len(entry.get("box", ())) == 4]
-    cut = [sheet[y : y + h, x : x + w] for x, y, w, h in boxes]
-    cut = [tile for tile in cut if tile.shape == cut[0].shape and tile.size]
-    if not cut:
-        raise InputError(f"sample {path.name} has no description of its images: it was not written by this program")
-    return np.stack(cut)
-
-
 def sample_features(run: Run, most: int = 8) -> tuple[dict[str, np.ndarray], str]:
     """Features of the run's fixed-seed samples at up to `most` episodes, evenly spaced.
 
@@ -86,14 +68,12 @@ def sample_features(run: Run, most: int = 8) -> tuple[dict[str, np.ndarray], str
         `episode n` -> [N, D], and the features' name: those of the judge where `plots/evolution.npz` has them, otherwise
         wavelet statistics and crater attributes, which need no network.
     """
-    stored = run.plots_dir / "evolution.npz"
+    stored = run.plots_dir / EVOLUTION
     if stored.is_file():
         with np.load(stored, allow_pickle=False) as data:
             return {key: data[key] for key in data.files if key != "name"}, str(data["name"])
-    found = run.images()
-    chosen = [found[i] for i in sorted(set(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)))] if found else []
     groups = {}
-    for sample in chosen:
+    for sample in spread_samples(run, most):
         images = tiles(sample.png, sample.read())
         groups[f"episode {sample.episode}"] = np.concatenate([wavelet_statistics(images, _levels(images)), crater_attributes(images)], axis=1)
     return groups, "wavelet statistics and crater attributes"
@@ -128,11 +108,9 @@ def sample_grid(run: Run, path: Path, images: int = 6, episodes: int = 8) -> Pat
     Returns:
         The path, or None where nothing was sampled yet.
     """
-    found = run.images()
-    if not found:
+    rows = [(sample.episode, tiles(sample.png, sample.read())[:images]) for sample in spread_samples(run, episodes)]
+    if not rows:
         return None
-    chosen = [found[i] for i in sorted(set(np.linspace(0, len(found) - 1, min(episodes, len(found))).round().astype(int)))]
-    rows = [(sample.episode, tiles(sample.png, sample.read())[:images]) for sample in chosen]
     height, width = rows[0][1].shape[1:3]
     label, gap = 90, 4
     sheet = Image.new("RGB", (label + images * (width + gap), len(rows) * (height + gap)), "white")

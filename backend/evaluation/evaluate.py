@@ -20,6 +20,7 @@ from backend.evaluation.judges import SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
 from backend.evaluation.results import write_results
+from backend.evaluation.samples import write_evolution
 from backend.policies.base import Policy
 from backend.reference.dataset import load_reference
 from backend.runs import Run
@@ -165,6 +166,7 @@ def evaluate_run(
     near = nearest(seen.spaces["lite2"], stage.reference.spaces["lite2"])
     maps = {name: item.spaces["lite2"] for name, item in features.items()}
     write_results(run, result, (base, tuned), (protocol.captions, protocol.seeds), maps, near)
+    write_evolution(run, lambda pictures: stage.judges.measure(pictures).spaces["lite2"], stage.judges.describe()["extractor"])
     return result
 
 
