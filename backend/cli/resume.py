@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 
 from backend.config import load_plugins
 from backend.errors import InputError
-from backend.runs import LIVE, RunStore
+from backend.runs import LIVE, Run, RunStore
+from backend.runs.process import host_name
 
 app = typer.Typer()
 
@@ -28,7 +30,7 @@ def resume(
     run = store.newest() if run_id == "newest" else store.get(run_id)
     if run is None:
         raise InputError(f"no run in {store.root}: start one with `python -m backend train`")
-    state = store.effective_state(run)
+    state = _watched_state(store, run)
     if state in LIVE:
         raise InputError(f"run {run.id} is {state}: there is nothing to resume; `python -m backend runs stop {run.id}` stops it")
     if state == "completed" and run.status().episode >= run.config.episodes:
@@ -38,3 +40,15 @@ def resume(
 
     check_inputs(run.config)
     sys.exit(host(run, run.config, quiet, "command line"))
+
+
+def _watched_state(store: RunStore, run: Run) -> str:
+    """The effective state; a writer on another machine is given the time of a few heartbeats to show that it lives."""
+    state, first = store.effective_state(run), run.status()
+    if state not in LIVE or first.host == host_name() or first.executor == "slurm":
+        return state
+    print(f"watching {run.id} for a sign of life from {first.host}", file=sys.stderr)
+    while state in LIVE and run.status().heartbeat == first.heartbeat:
+        time.sleep(1)
+        state = store.effective_state(run)
+    return state

@@ -13,7 +13,8 @@ import torch
 from backend.config import TrainConfig
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
-from backend.runs import Run
+from backend.runs import LIVE, Run
+from backend.runs.process import host_name, is_same_process_alive
 from backend.runs.status import fresh_status
 from backend.runs.takeover import claim_attempt
 from backend.training.control import Control
@@ -46,6 +47,8 @@ def train(config: TrainConfig, run: Run, control: Control | None = None, *, buil
         RunLost: the run's folder vanished or stayed unwritable.
     """
     before = run.status()
+    if before.state in LIVE and before.state != "queued" and before.host == host_name() and is_same_process_alive(before.pid, before.pid_create_time):
+        raise InputError(f"run {run.id} is {before.state} in process {before.pid}: stop it there first")
     attempt = claim_attempt(run.attempts_dir, before.attempt)
     control = control or Control(run)
     with _threads(config, run):
@@ -90,6 +93,9 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
         if isinstance(error, InputError):
             raise
         return "failed"
+    except BaseException:
+        recorder.state("interrupted", phase="", eta_seconds=None, message="cut off; Resume goes on from the newest checkpoint")
+        raise
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,0 +1,107 @@
+"""What a run will take, from measured constants: seconds per episode and memory, before it starts. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from backend.config import TrainConfig
+from backend.training.record import threads
+
+CONSTANTS = Path(__file__).with_name("cost_constants.json")
+EMBEDDED = "embedded"
+SAMPLE_IMAGES = 9  # a sample grid and the denoising strip beside it
+LATER_BASE_GROUPS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to take.
+
+    Attributes:
+        seconds_per_episode: samples, probes and checkpoints shared out over the episodes.
+        seconds_total: training and the evaluation at its end.
+        startup_seconds: until the first episode begins.
+        memory_gib: highest resident memory (or the device's, where there is one).
+        text: one line for a person.
+        machine: where the constants were measured.
+    """
+
+    seconds_per_episode: float
+    seconds_total: float
+    startup_seconds: float
+    memory_gib: float
+    text: str
+    machine: str
+
+
+@lru_cache(maxsize=1)
+def constants() -> dict[str, Any]:
+    """Measured constants by kind of model and device; see `measure_cost`."""
+    return json.loads(CONSTANTS.read_text(encoding="utf-8"))
+
+
+def model_kind(config: TrainConfig) -> str:
+    """Which row of constants a base model is costed by: the embedded model, or one of Stable Diffusion's size."""
+    folder = Path(config.base_model)
+    if not folder.is_dir():
+        return "sd15" if folder.name != "crater-tiny" else EMBEDDED
+    size = sum(p.stat().st_size for p in (folder / "unet").glob("*.safetensors"))
+    return EMBEDDED if size < 200 * 2**20 else "sd15"
+
+
+def unet_forwards(config: TrainConfig) -> tuple[float, float]:
+    """UNet forwards per image of one rollout and of one update (a backward counts as one more forward).
+
+    A rollout is T steps, twice with guidance. Only LORA_UNET replays the UNet: K steps, E epochs, forward and backward of
+    both branches, and the base's means of one step where KL to the base is penalised. The two other policies recompute
+    their own small networks only.
+    """
+    branches = 2 if config.guidance_scale > 1 else 1
+    rollout = branches * config.num_inference_steps
+    if config.mode != "LORA_UNET":
+        return rollout, 0.0
+    replay = 2 * branches * config.window_size * config.ppo_epochs * (1 + config.replay_groups)
+    return rollout, replay + (branches if config.kl_base_coef else 0)
+
+
+def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
+    """Expected cost of settings, edited or not.
+
+    Args:
+        config: the settings.
+        device: `cpu` or `cuda`; by default the settings' own, `auto` counting as what the constants' machine has.
+    """
+    kind = model_kind(config)
+    wanted = device or ("cuda" if config.device.startswith("cuda") or kind != EMBEDDED else "cpu")
+    known = constants()[kind][wanted]
+    images = config.group_size
+    rollout, update = unet_forwards(config)
+    per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
+    per_image = rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
+    episode = images * (per_image + update * per_forward + known["policy_seconds"][config.mode]) + known["episode_seconds"]
+    every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
+    every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
+    startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image
+    once = LATER_BASE_GROUPS * images * per_image + known["levels_seconds"]
+    total = startup + once + config.episodes * (episode + every) + 2 * config.eval_images * (per_image + known["reward_seconds"])
+    replayed = min(images, config.micro_batch or -(-images // config.minibatches)) if config.mode == "LORA_UNET" else 0
+    saved = 0.35 if config.gradient_checkpointing else 1.0
+    memory = known["base_gib"] + images * known["rollout_gib"] + replayed * known["replay_gib"] * saved
+    text = f"about {_duration(episode + every)} an episode, {_duration(total)} in all, {memory:.1f} GiB"
+    return Estimate(episode + every, total, startup, memory, f"{text} ({wanted}, measured on {known['machine']})", known["machine"])
+
+
+def _thread_factor(config: TrainConfig, known: dict[str, Any]) -> float:
+    """Amdahl's law (1967) with the measured serial share, relative to the threads that the constants were measured with."""
+    serial, measured, have = known["serial_share"], known["threads"], threads(config)
+    return (serial + (1 - serial) / have) / (serial + (1 - serial) / measured)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,324 @@
+"""The queue, tokens, limits, executors, the device lease, and two servers on one folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InputError
+from backend.runs import RunStore, new_owner
+from backend.training.executors import exit_sentence, wants_process
+from backend.training.lease import DeviceLease
+from backend.training.manager import Limits, Manager
+from tests.training.fake_learner import SMALL, fake_build, small_config
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "runs")
+
+
+@pytest.fixture
+def manager(store):
+    made = Manager(store, build=fake_build(step_seconds=0.001), require_token=True)
+    yield made
+    assert made.shutdown(30)
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def state(manager, run_id):
+    return manager.status(run_id)["effective_state"]
+
+
+def child(store, **keywords):
+    """A command that trains with the small learner in a process of its own."""
+    arguments = ", ".join(f"{k}={v!r}" for k, v in keywords.items())
+    code = (
+        "import sys; from backend.runs import RunStore; from backend.training.trainer import train; from backend.training.control import Control; "
+        "from backend.cli.watching import stop_on_signals; from tests.training.fake_learner import fake_build; "
+        f"run = RunStore({str(store.root)!r}).get(sys.argv[1]); control = Control(run)\n"
+        f"with stop_on_signals(control): sys.exit(train(run.config, run, control, build=fake_build({arguments}), executor='process') == 'failed')"
+    )
+    return lambda run: [sys.executable, "-c", code, run.id]
+
+
+def test_start_returns_at_once_and_the_run_completes(manager):
+    began = time.monotonic()
+    run_id, token = manager.start({**SMALL, "executor": "thread"})
+    assert time.monotonic() - began < 2 and len(token) > 20
+    assert manager.wait_until_idle(30)
+    assert (state(manager, run_id), manager.status(run_id)["episode"], manager.status(run_id)["executor"]) == ("completed", 12, "thread")
+
+
+def test_a_second_start_queues_with_its_place_and_a_way_out(manager):
+    first, one = manager.start(LONG)
+    second, two = manager.start(LONG)
+    third, three = manager.start({**LONG, "episodes": 2})
+    wait_for(lambda: state(manager, first) == "running")
+    assert [(e.run_id, e.place) for e in manager.queue()] == [(first, 0), (second, 1), (third, 2)]
+    assert "behind run " + first in manager.status(second)["waiting"] and state(manager, second) == "queued"
+    manager.stop(second, two)
+    assert state(manager, second) == "stopped" and manager.status(third)["place"] == 1
+    manager.stop(first, one)
+    assert manager.wait_until_idle(30)
+    assert (state(manager, first), state(manager, third)) == ("stopped", "completed")
+    with pytest.raises(InputError, match="is completed"):
+        manager.resume(third, three)
+
+
+def test_only_the_owner_steers(manager):
+    run_id, token = manager.start(LONG)
+    wait_for(lambda: state(manager, run_id) == "running")
+    for foreign in (None, "", "x" * 32, new_owner()):
+        assert not manager.may_steer(run_id, foreign)
+        for act in (manager.stop, manager.pause, manager.resume, manager.save_now, manager.sample_now, manager.force_stop, manager.delete):
+            with pytest.raises(InputError, match="belongs to another visitor"):
+                act(run_id, foreign)
+        with pytest.raises(InputError, match="belongs to another visitor"):
+            manager.change(run_id, "learning_rate", 1e-4, foreign)
+    assert state(manager, run_id) == "running"
+    manager.pause(run_id, token)
+    wait_for(lambda: state(manager, run_id) == "paused")
+    assert manager.resume(run_id, token) == "going on"
+    wait_for(lambda: state(manager, run_id) == "running")
+    with pytest.raises(InputError, match="guidance_scale"):
+        manager.change(run_id, "guidance_scale", 500, token)
+    manager.change(run_id, "guidance_scale", 5, token)
+    manager.stop(run_id, token)
+    assert manager.wait_until_idle(30)
+    with pytest.raises(InputError, match="is stopped"):
+        manager.pause(run_id, token)
+    manager.delete(run_id, token)
+    with pytest.raises(InputError, match="unknown run"):
+        manager.status(run_id)
+
+
+def test_the_owner_survives_a_restart_of_the_server_and_resumes(manager, store):
+    run_id, token = manager.start({**LONG, "save_every": 2})
+    wait_for(lambda: manager.status(run_id)["episode"] >= 3)
+    manager.stop(run_id, token)
+    assert manager.wait_until_idle(30)
+    at = manager.status(run_id)["episode"]
+    again = Manager(RunStore(store.root), build=fake_build(step_seconds=0.001), require_token=True)
+    with pytest.raises(InputError, match="another visitor"):
+        again.resume(run_id, "foreign")
+    again.resume(run_id, token)
+    wait_for(lambda: again.status(run_id)["episode"] > at)
+    again.stop(run_id, token)
+    assert again.wait_until_idle(30) and again.shutdown(10)
+
+
+def test_settings_are_refused_before_anything_is_written(store, tmp_path):
+    manager = Manager(store)
+    (tmp_path / "empty.txt").write_text("")
+    for values, field in [({"mode": "NOPE"}, "mode"), ({"episodes": 0}, "episodes"), ({"learning_rate": float("nan")}, "learning_rate"), ({"nope": 1}, "nope"),
+                          ({"train_prompts": str(tmp_path / "empty.txt")}, "train_prompts"), ({"base_model": str(tmp_path)}, "base_model")]:  # fmt: skip
+        with pytest.raises(InputError) as refused:
+            manager.start(values)
+        assert refused.value.field == field
+    assert not store.root.exists()
+
+
+def test_limits_of_a_demo(store):
+    manager = Manager(store, limits=Limits(max_episodes=5000, max_images=20_000, max_queue=2, runs_per_owner=2), build=fake_build(step_seconds=0.001), trust_paths=False)
+    owner = new_owner()
+    with pytest.raises(InputError, match="allows 5000"):
+        manager.start({**LONG, "episodes": 6000})
+    with pytest.raises(InputError, match="allows 20000"):
+        manager.start({**LONG, "images_per_prompt": 8})
+    with pytest.raises(InputError, match="may not set base_model"):
+        manager.start({**LONG, "base_model": "someone/model"})
+    ids = [manager.start(LONG, owner).run_id for _ in range(2)]
+    with pytest.raises(InputError, match="allows 2: stop one"):
+        manager.start(LONG, owner)
+    wait_for(lambda: manager.active() == ids[0])
+    manager.start(LONG)
+    with pytest.raises(InputError, match="no more than 2 may"):
+        manager.start(LONG)
+    assert manager.shutdown(30)
+    assert [s.state for s in store.list()] == ["stopped"] * 3
+
+
+def test_a_clone_has_the_settings_and_its_changes(manager, store):
+    run_id, _ = manager.start({**SMALL, "executor": "thread", "note": "first"})
+    twin, _ = manager.clone(run_id, {"seed": 7})
+    assert manager.wait_until_idle(30)
+    assert store.get(twin).config == store.get(run_id).config.model_copy(update={"seed": 7})
+
+
+def test_generate_gets_the_device_between_two_episodes(manager):
+    run_id, token = manager.start(LONG)
+    wait_for(lambda: manager.status(run_id)["episode"] >= 1)
+    with manager.device("generate", 20):
+        at = manager.status(run_id)["episode"]
+        time.sleep(0.2)
+        assert manager.status(run_id)["episode"] == at
+        with pytest.raises(InputError, match="busy with generate"), manager.device("evaluate", 0.05):
+            pass
+    wait_for(lambda: manager.status(run_id)["episode"] > at)
+    manager.stop(run_id, token)
+
+
+def test_the_lease_is_fair_and_names_its_holder():
+    lease, order = DeviceLease(), []
+
+    def user(name):
+        with lease.held(name):
+            order.append(name)
+
+    with lease.held("trainer"):
+        threads = []
+        for name in "abc":
+            threads.append(threading.Thread(target=user, args=(name,)))
+            threads[-1].start()
+            wait_for(lambda: lease.queue_length == len(threads))  # noqa: B023
+        assert lease.holder == "trainer"
+        lease.let_others()
+        order.append("trainer again")
+    for thread in threads:
+        thread.join(5)
+    assert order[0] == "a" and set(order) == {"a", "b", "c", "trainer again"} and lease.holder == ""
+
+
+def test_a_thread_cannot_be_cut_off_and_says_so(manager):
+    run_id, token = manager.start(LONG)
+    wait_for(lambda: state(manager, run_id) == "running")
+    assert "waiting for the device call" in manager.force_stop(run_id, token)
+    assert manager.wait_until_idle(20) and state(manager, run_id) == "stopped"
+
+
+def test_a_failing_run_leaves_the_worker_alive(store):
+    def broken(config, say):
+        raise ValueError("no such thing")
+
+    manager = Manager(store, build=broken)
+    run_id, _ = manager.start({**SMALL, "executor": "thread"})
+    other, _ = manager.start({**SMALL, "executor": "thread"})
+    assert manager.wait_until_idle(20)
+    assert [state(manager, r) for r in (run_id, other)] == ["failed", "failed"] and "no such thing" in manager.status(run_id)["error"]
+    assert manager.shutdown(5)
+
+
+def test_a_run_deleted_while_it_waits_does_not_stop_the_queue(manager, store):
+    first, token = manager.start(LONG)
+    second, _ = manager.start(LONG)
+    third, _ = manager.start({**SMALL, "executor": "thread"})
+    wait_for(lambda: manager.active() == first)
+    store.get(second).config_path.unlink()
+    manager.stop(first, token)
+    assert manager.wait_until_idle(30) and state(manager, third) == "completed"
+
+
+def test_a_child_process_trains_lends_the_device_and_is_killed(store):
+    manager = Manager(store, command=child(store, step_seconds=0.002))
+    run_id, _ = manager.start({**LONG, "executor": "process", "save_every": 1})
+    wait_for(lambda: manager.status(run_id)["episode"] >= 2)
+    status = manager.status(run_id)
+    assert status["pid"] != os.getpid() and status["executor"] == "process" and status["effective_state"] == "running"
+    with manager.device("generate", 20):
+        at = manager.status(run_id)["episode"]
+        time.sleep(0.3)
+        assert manager.status(run_id)["episode"] == at
+    wait_for(lambda: manager.status(run_id)["episode"] > at)
+    assert "was killed" in manager.force_stop(run_id)
+    assert manager.wait_until_idle(20)
+    assert state(manager, run_id) == "stopped" and "force-stopped" in manager.status(run_id)["message"]
+    manager.resume(run_id)
+    wait_for(lambda: manager.status(run_id)["effective_state"] == "running" and manager.status(run_id)["episode"] > at)
+    assert manager.shutdown(30)
+    assert state(manager, run_id) == "stopped"
+
+
+def test_a_child_that_is_shot_leaves_the_manager_alive_with_a_sentence(store):
+    manager = Manager(store, command=child(store, step_seconds=0.002))
+    run_id, _ = manager.start({**LONG, "executor": "process"})
+    wait_for(lambda: manager.status(run_id)["episode"] >= 1)
+    os.kill(manager.status(run_id)["pid"], signal.SIGKILL)
+    assert manager.wait_until_idle(20)
+    assert state(manager, run_id) == "failed" and "lack of memory: try micro_batch" in manager.status(run_id)["error"]
+    assert manager.shutdown(5)
+
+
+def test_exit_sentences_and_the_choice_of_host(tmp_path):
+    config = small_config(prompts_per_group=8, images_per_prompt=2)
+    assert "micro_batch 4" in exit_sentence(-9, config)
+    assert "SIGSEGV" in exit_sentence(-11, config) and exit_sentence(1, config, "last words") == "last words" and "status 3" in exit_sentence(3, config)
+    assert wants_process(small_config(executor="process")) and not wants_process(small_config(executor="thread"))
+    assert not wants_process(small_config(base_model=str(tmp_path))) and wants_process(small_config(base_model="owner/model"))
+
+
+SERVER = """
+import sys, time
+from backend.runs import RunStore
+from backend.training.manager import Manager
+from tests.training.fake_learner import fake_build
+manager = Manager(RunStore(sys.argv[1]), build=fake_build(step_seconds=0.002))
+for sentence in manager.found_at_start: print("FOUND", sentence, flush=True)
+if sys.argv[2] == "start":
+    print(manager.start(eval(sys.argv[3])).run_id, flush=True)
+else:
+    try: print(manager.resume(sys.argv[2]), flush=True)
+    except Exception as error: print("REFUSED", error, flush=True); sys.exit()
+manager.wait_until_idle()
+print("IDLE", flush=True)
+manager.shutdown()
+"""
+
+
+def server(store, *arguments):
+    return subprocess.Popen([sys.executable, "-c", SERVER, str(store.root), *map(str, arguments)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_a_killed_server_leaves_an_interrupted_run_and_two_new_ones_do_not_both_take_it(store):
+    first = server(store, "start", {**LONG, "save_every": 2})
+    run = None
+    wait_for(lambda: store.list() and store.list()[0].episode >= 3)
+    run = store.get(store.list()[0].id)
+    with pytest.raises(InputError, match="is running"):
+        Manager(store, build=fake_build()).resume(run.id)
+    first.kill()
+    first.wait()
+    assert store.effective_state(run) == "interrupted" and run.status().state == "running"
+    assert "was interrupted after" in Manager(store, build=fake_build()).found_at_start[0]
+    rivals = [server(store, run.id) for _ in range(2)]
+    wait_for(lambda: run.status().attempt >= 3 and run.status().state == "running")
+    run.request("stop")
+    said = [rival.communicate(timeout=30)[0] for rival in rivals]
+    assert sorted("REFUSED" in text for text in said) == [False, True]
+    assert run.status().state == "stopped"
+    episodes = [int(r["episode"]) for r in run.read_rows("policy_updates")[0]]
+    assert episodes == list(range(1, len(episodes) + 1))
+
+
+def test_a_run_of_another_process_is_seen_and_steered_alike(store):
+    process = server(store, "start", LONG)
+    manager = Manager(store, build=fake_build())
+    wait_for(lambda: store.list() and store.list()[0].episode >= 1)
+    run_id = store.list()[0].id
+    assert state(manager, run_id) == "running" and not manager.status(run_id)["hosted_here"]
+    with pytest.raises(InputError, match="running: stop it before deleting"):
+        manager.delete(run_id)
+    manager.pause(run_id)
+    wait_for(lambda: state(manager, run_id) == "paused")
+    assert "another process" in manager.force_stop(run_id)
+    process.communicate(timeout=30)
+    assert state(manager, run_id) == "stopped"
+
+
+def test_importing_the_manager_imports_no_torch():
+    code = "import sys, backend.training.manager, backend.training.cost, backend.runs; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers', 'peft', 'gradio')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

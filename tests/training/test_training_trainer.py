@@ -1,0 +1,302 @@
+"""The episode loop: what it writes, exact resume, live changes, pauses, NaN, failures."""
+
+import csv
+import json
+import threading
+import time
+
+import pytest
+import torch
+
+from backend.errors import InputError
+from backend.runs import RunStore
+from backend.runs.tables import TABLES
+from backend.training.control import Control
+from backend.training.trainer import explain_failure, train
+from tests.training.fake_learner import fake_build, small_config
+from tests.training.fingerprint import fingerprint
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "runs")
+
+
+class StopAt(Control):
+    """Stops at the n-th question whether to stop, wherever that falls."""
+
+    def __init__(self, run, count):
+        super().__init__(run)
+        self.count = count
+
+    def should_stop(self):
+        self.count -= 1
+        self.stopping = self.stopping or self.count < 0
+        return self.stopping
+
+
+def finished(store, config, control=None, **keywords):
+    run = store.create(config)
+    state = train(config, run, control(run) if control else None, build=fake_build(**keywords))
+    return run, state
+
+
+def rows(run, name):
+    with open(run.table_path(name), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_every_table_once_per_episode_or_image(store):
+    run, state = finished(store, small_config())
+    assert state == "completed" and (run.status().state, run.status().episode) == ("completed", 12)
+    counts = {"policy_updates": 12, "gradient_log": 12, "memory_usage": 12, "training_log": 48, "reward_components": 48, "log_probability": 96}
+    assert {name: len(rows(run, name)) for name in TABLES} == counts
+    for name, columns in TABLES.items():
+        assert list(rows(run, name)[0])[: len(columns)] == list(columns)
+    assert [int(r["episode"]) for r in rows(run, "policy_updates")] == list(range(1, 13))
+
+
+def test_the_curve_is_the_raw_group_score_and_the_levels_stand_beside_it(store):
+    sessions = []
+    run, _ = finished(store, small_config(), keep=sessions)
+    table, session = rows(run, "policy_updates"), sessions[0]
+    first = [r for r in rows(run, "training_log") if r["episode"] == "1"]
+    images = session.agent.rollout(session.train_embeds[[0]], [int(r["seed"]) for r in first], base=True).images
+    assert float(table[0]["batch_score"]) == session.make_reward(None).score_set(images, [])
+    assert table[0]["reference_level"] == "" and float(table[1]["reference_level"]) > 0
+    assert len({r["base_level"] for r in table[1:]}) == 1 and table[0]["base_level"] != table[1]["base_level"]
+    assert [r["episode"] for r in table if r["probe_score"]] == ["5", "10"]
+    assert float(table[-1]["best_score"]) == max(float(r["batch_score"]) for r in table) == run.status().best_score
+    assert [e["episode"] for e in run.events() if e["kind"] == "probe"] == [0, 5, 10]
+
+
+def test_samples_keep_their_seeds_and_carry_credit_and_explanation(store):
+    run, _ = finished(store, small_config())
+    samples = run.images()
+    assert [s.episode for s in samples] == [0, 5, 10, 12]
+    first, last = samples[0].read(), samples[-1].read()
+    assert [(i["prompt"], i["seed"]) for i in first["images"]] == [(i["prompt"], i["seed"]) for i in last["images"]] and len(first["images"]) == 8
+    assert {"credit", "raw_credit", "components", "explanation", "box"} <= set(first["images"][0])
+    assert samples[0].png.read_bytes() != samples[-1].png.read_bytes()
+
+
+def test_sampling_and_probing_leave_no_trace_in_the_training(store):
+    with_samples, _ = finished(store, small_config(sample_every=1, probe_every=1))
+    without, _ = finished(store, small_config(sample_every=100, probe_every=0))
+    assert [r["batch_score"] for r in rows(with_samples, "policy_updates")] == [r["batch_score"] for r in rows(without, "policy_updates")]
+
+
+def test_a_run_repeats_to_the_bit_and_another_seed_does_not(store):
+    one, two, other = (finished(store, small_config(seed=s))[0] for s in (3, 3, 4))
+    assert fingerprint(one) == fingerprint(two)
+    assert [r["batch_score"] for r in rows(one, "policy_updates")] != [r["batch_score"] for r in rows(other, "policy_updates")]
+
+
+@pytest.mark.parametrize("moment", [0, 3, 7, 9, 25, 40, 52, 53, 54, 60, 77])
+def test_stopped_anywhere_and_resumed_is_as_never_stopped(store, moment):
+    config = small_config()
+    whole, _ = finished(store, config)
+    run, state = finished(store, config, control=lambda run: StopAt(run, moment))
+    assert state == run.status().state == "stopped" and run.status().episode < 12
+    assert train(config, run, build=fake_build()) == "completed"
+    assert fingerprint(run) == fingerprint(whole)
+    assert run.status().attempt == 2
+
+
+def test_a_stop_writes_a_checkpoint_of_all_completed_episodes(store):
+    run, _ = finished(store, small_config(save_every=100), control=lambda run: StopAt(run, 62))
+    assert run.checkpoints()[-1].episode == run.status().episode > 3
+
+
+def test_resume_goes_back_over_a_damaged_checkpoint_and_says_so(store):
+    config = small_config()
+    whole, _ = finished(store, config)
+    run, _ = finished(store, config, control=lambda run: StopAt(run, 75))
+    newest = run.checkpoints()[-1]
+    with open(newest.path / "trainer.safetensors", "rb+") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    train(config, run, build=fake_build())
+    said = [e["message"] for e in run.events() if e["kind"] == "alert"]
+    assert any(newest.name in s and "is used instead" in s for s in said)
+    assert fingerprint(run) == fingerprint(whole)
+
+
+def test_all_checkpoints_damaged_begins_anew(store):
+    config = small_config()
+    whole, _ = finished(store, config)
+    run, _ = finished(store, config, control=lambda run: StopAt(run, 60))
+    for info in run.checkpoints():
+        (info.path / "trainer.json").write_text("{}")
+    train(config, run, build=fake_build())
+    assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"]
+    assert any("begins anew" in e.get("message", "") for e in run.events())
+
+
+def in_background(store, config, **keywords):
+    run = store.create(config)
+    thread = threading.Thread(target=train, args=(config, run), kwargs={"build": fake_build(**keywords)}, daemon=True)
+    thread.start()
+    return run, thread
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def answers(run):
+    return {e["request"]: e for e in run.events() if e["kind"] == "acknowledgement"}
+
+
+def test_pause_save_sample_change_and_go_on(store):
+    run, thread = in_background(store, small_config(episodes=2000, sample_every=5000, save_every=5000, probe_every=0), step_seconds=0.001)
+    wait_for(lambda: run.status().episode >= 2)
+    pause = run.request("pause")
+    wait_for(lambda: run.status().state == "paused")
+    at = run.status().episode
+    time.sleep(0.25)
+    assert run.status().episode == at and answers(run)[pause]["accepted"]
+    change = run.request("change", {"field": "learning_rate", "value": 0.5})
+    wait_for(lambda: change in answers(run))
+    run.request("save_now")
+    run.request("sample_now")
+    run.request("resume")
+    wait_for(lambda: run.status().episode > at + 1 and run.images()[-1].episode > 0)
+    run.request("stop")
+    thread.join(20)
+    assert run.status().state == "stopped"
+    changes = [e for e in run.events() if e["kind"] == "change"]
+    assert [(c["field"], c["value"], c["old"], c["episode"]) for c in changes] == [("learning_rate", 0.5, 0.01, at + 1)]
+    rates = {int(r["episode"]): float(r["learning_rate"]) for r in rows(run, "policy_updates")}
+    assert rates[at] == 0.01 and rates[at + 1] == 0.5
+    assert (run.images()[-1].episode, [c.episode for c in run.checkpoints()][1]) == (at + 1, at + 1)
+
+
+def test_rubbish_and_twenty_requests_at_once_are_all_answered(store):
+    run, thread = in_background(store, small_config(episodes=2000, sample_every=5000), step_seconds=0.001)
+    wait_for(lambda: run.status().episode >= 1)
+    (run.control_dir / "bad.json").write_text("{")
+    refused = [run.request("change", {"field": f, "value": v}) for f, v in [("episodes", 3), ("learning_rate", 1e9), ("x", 1), ("eta", None)]]
+    sent = [run.request(("save_now", "sample_now", "pause", "resume")[i % 4]) for i in range(20)]
+    wait_for(lambda: {"bad", *refused, *sent} <= set(answers(run)))
+    assert not any(answers(run)[r]["accepted"] for r in ("bad", *refused)) and all(answers(run)[r]["accepted"] for r in sent)
+    run.request("stop")
+    thread.join(20)
+    assert run.status().state == "stopped" and list(run.control_dir.iterdir()) == []
+
+
+def test_live_changes_after_the_checkpoint_are_replayed_on_resume(store):
+    """A run is changed in episode 6 and killed in episode 10, whose last checkpoint is the one after episode 4."""
+    config = small_config(save_every=4)
+
+    class Changing(Control):
+        def turnover(self):
+            if self.run.status().episode == 5 and not answers(self.run):
+                self.run.request("change", {"field": "learning_rate", "value": 0.2})
+                self.run.request("change", {"field": "diversity_weight", "value": 3.0})
+            return super().turnover()
+
+    class Killed(Changing):
+        def turnover(self):
+            if self.run.status().episode == 7:
+                raise KeyboardInterrupt
+            return super().turnover()
+
+    whole = store.create(config)
+    train(config, whole, Changing(whole), build=fake_build())
+    run = store.create(config)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run, Killed(run), build=fake_build())
+    assert run.checkpoints()[-1].episode == 4
+    train(config, run, build=fake_build())
+    assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"]
+    assert fingerprint(run)["checkpoint"] == fingerprint(whole)["checkpoint"]
+    assert float(rows(run, "policy_updates")[5]["learning_rate"]) == 0.2
+
+
+def test_a_nan_stops_the_update_not_the_run(store):
+    run, state = finished(store, small_config(), nan_from=(3, 6))
+    assert state == "completed" and run.status().skipped == 2
+    assert len([e for e in run.events() if e["kind"] == "alert" and "not a finite number" in e["message"]]) == 2
+    assert {r["learning_rate"] for r in rows(run, "policy_updates")} == {"0.01"}
+
+
+def test_three_nans_in_a_row_restore_the_last_checkpoint_at_half_the_rate(store):
+    sessions = []
+    run, state = finished(store, small_config(save_every=4), nan_from=(6, 7, 8), keep=sessions)
+    assert state == "completed" and run.status().skipped == 3
+    rates = [float(r["learning_rate"]) for r in rows(run, "policy_updates")]
+    assert rates == [0.01] * 8 + [0.005] * 4
+    assert any("episode_000004 is restored" in e["message"] and "0.005" in e["message"] for e in run.events() if e["kind"] == "alert")
+    assert sessions[0].agent.config.learning_rate_critic == pytest.approx(5e-4)
+
+
+def test_a_run_that_recovered_from_nan_resumes_exactly(store):
+    config = small_config(save_every=4)
+    whole, _ = finished(store, config, nan_from=(6, 7, 8))
+    run, _ = finished(store, config, nan_from=(6, 7, 8), control=lambda run: StopAt(run, 90))
+    train(config, run, build=fake_build(nan_from=(6, 7, 8)))
+    assert fingerprint(run) == fingerprint(whole)
+
+
+def test_a_failure_is_a_sentence_and_leaves_its_details_in_the_log(store):
+    config = small_config()
+
+    def broken(config, say):
+        session = fake_build()(config, say)
+        session.agent.update = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+        return session
+
+    run = store.create(config)
+    assert train(config, run, build=broken) == "failed"
+    assert run.status().state == "failed" and run.status().error.startswith("Out of memory at 4 images a group: try micro_batch 1 or gradient checkpointing")
+    assert "Traceback" in run.log_tail()
+    assert train(config, run, build=fake_build()) == "completed"
+
+
+def test_failures_name_a_remedy_that_the_settings_have():
+    assert "images_per_prompt 1" in explain_failure(MemoryError(), small_config())
+    assert "gradient checkpointing" not in explain_failure(MemoryError(), small_config(gradient_checkpointing=True))
+    assert explain_failure(InputError("one line\nof two"), small_config()) == "one line of two"
+    assert explain_failure(KeyError("x"), small_config()) == "KeyError: 'x' (log.txt has the details)"
+    assert "micro_batch" in explain_failure(torch.OutOfMemoryError("x"), small_config())
+
+
+def test_a_live_run_is_not_taken_over(store):
+    run, thread = in_background(store, small_config(episodes=500), step_seconds=0.001)
+    wait_for(lambda: run.status().state == "running")
+    with pytest.raises(InputError, match="is running"):
+        train(run.config, run, build=fake_build())
+    run.request("stop")
+    thread.join(20)
+    assert run.status().attempt == 1
+
+
+def test_logs_have_the_one_line_summaries_and_no_secret(store, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "prompt 0")
+    run, _ = finished(store, small_config(metric="MMD"))
+    log = run.log_path.read_text()
+    assert "Training 192 parameters in LORA_UNET mode (PPO)" in log
+    assert f"Episode 10/12: reward={float(rows(run, 'policy_updates')[9]['batch_score']):.4f}, actor_loss=" in log
+    assert "Episode 1/12" in log and "Episode 12/12" in log and "Episode 9/12" not in log
+
+
+def test_the_config_can_be_loaded_again_and_names_no_token(store, monkeypatch):
+    from backend.config import read_config_file
+
+    monkeypatch.setenv("HF_TOKEN", "hf_thisisaverysecrettoken")
+    run, _ = finished(store, small_config(note="mine"))
+    assert read_config_file(run.config_path)["note"] == "mine"
+    everything = b"".join(p.read_bytes() for p in run.path.rglob("*") if p.is_file())
+    assert b"thisisaverysecrettoken" not in everything
+
+
+def test_the_last_event_tells_how_it_ended(store):
+    run, _ = finished(store, small_config(episodes=1))
+    events = run.events()
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert (events[-1]["kind"], events[-1]["state"]) == ("status", "completed")
+    assert json.loads(run.status_path.read_text())["eta_seconds"] is None

@@ -1,0 +1,188 @@
+"""Pure parts of the trainer: seeds, packing, grids, curriculum, pace, costs, redaction."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.training import cost
+from backend.training.curriculum import Curriculum
+from backend.training.live import live_fields, validate_change
+from backend.training.packing import pack, snapshot, unpack
+from backend.training.pictures import layout, save_grid, to_uint8
+from backend.training.progress import Progress, expected_seconds
+from backend.training.record import machine_record, threads
+from backend.training.redact import redact
+from backend.training.rows import sample_diversity
+from backend.training.seeds import choose_group, fixed_group, reference_subsets, update_generator
+from tests.training.fake_learner import environment, small_config
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 40), st.integers(1, 10), st.integers(1, 4), st.integers(1, 10**6))
+def test_a_group_has_each_prompt_n_times_and_no_seed_twice(seed, prompts, groups, copies, episode):
+    config = TrainConfig(seed=seed, prompts_per_group=groups, images_per_prompt=copies, minibatches=2) if groups * copies >= 2 else None
+    if config is None:
+        return
+    index, seeds = choose_group(config, prompts, episode)
+    assert len(index) == len(seeds) == len(set(seeds)) == groups * copies
+    counts = np.bincount(index, minlength=prompts)
+    assert counts.max() - counts.min() <= copies and all(c % copies == 0 for c in counts)
+    assert (index, seeds) == choose_group(config, prompts, episode)
+    assert max(seeds) < 2**53
+
+
+def test_episodes_and_runs_draw_different_groups():
+    config = small_config()
+    drawn = {tuple(choose_group(config, 25, e)[1]) for e in range(200)} | {tuple(choose_group(small_config(seed=1), 25, e)[1]) for e in range(200)}
+    assert len(drawn) == 400
+    firsts = np.array([choose_group(config, 25, e)[0][0] for e in range(2000)])
+    assert np.bincount(firsts, minlength=25).min() > 40  # 80 expected; 40 is 4.5 standard deviations below
+
+
+def test_fixed_images_are_the_same_whenever_asked():
+    config = small_config()
+    assert fixed_group(config, 3, 7) == fixed_group(config, 3, 7)
+    assert fixed_group(config, 3, 7)[0] == [0, 1, 2, 0, 1, 2, 0]
+    assert not set(fixed_group(config, 3, 7)[1]) & set(choose_group(config, 3, 0)[1])
+    assert torch.equal(torch.randperm(9, generator=update_generator(config, 4)), torch.randperm(9, generator=update_generator(config, 4)))
+    assert all(len(set(s)) == 5 for s in reference_subsets(config, 12, 5, 8)) and len(reference_subsets(config, 3, 5, 1)[0]) == 5
+
+
+def nested():
+    return {
+        "a": torch.arange(6).reshape(2, 3).t(), "b": [1, 2.5, None, True, "x", (torch.ones(1, dtype=torch.bfloat16), -0.0)], 3: {"q": math.inf, 4: torch.zeros(0)},
+        "numpy": np.arange(3, dtype=np.int16), "bytes": b"\x00\xff", "__odd": 1, "scalar": torch.tensor(2.5, dtype=torch.float64), "np": np.float32(0.1),
+    }  # fmt: skip
+
+
+def test_state_survives_packing_to_the_bit():
+    state = nested()
+    skeleton, tensors = pack(state)
+    back = unpack(json.loads(json.dumps(skeleton)), tensors)
+    assert torch.equal(back["a"], state["a"]) and back["a"].is_contiguous()
+    assert back["b"][:5] == state["b"][:5] and torch.equal(back["b"][5][0], state["b"][5][0]) and back["b"][5][0].dtype == torch.bfloat16
+    assert math.copysign(1, back["b"][5][1]) == -1 and isinstance(back["b"][5], tuple)
+    assert back[3]["q"] == math.inf and back[3][4].shape == (0,) and back["__odd"] == 1
+    assert back["bytes"] == b"\x00\xff" and back["numpy"].dtype == np.int16 and back["numpy"].tolist() == [0, 1, 2]
+    assert back["scalar"].item() == 2.5 and back["scalar"].dtype == torch.float64 and back["np"] == np.float32(0.1)
+    with pytest.raises(TypeError, match=r"cannot hold a set \(at a\.0\)"):
+        pack({"a": [{1}]})
+
+
+def test_a_snapshot_is_out_of_trainings_reach():
+    state = {"w": torch.zeros(2), "n": [np.zeros(1)]}
+    kept = snapshot(state)
+    state["w"] += 1
+    state["n"][0] += 1
+    assert kept["w"].sum() == 0 and kept["n"][0].sum() == 0
+
+
+def test_every_tile_of_a_grid_can_be_cut_out_again(tmp_path):
+    images = torch.rand(7, 3, 5, 9, generator=torch.Generator().manual_seed(0))
+    images[3, 0, 0, 0] = math.nan
+    save_grid(tmp_path / "episode_000001", images, [{"prompt": f"<b>{i}"} for i in range(7)], columns=3, episode=1)
+    known, picture = json.loads((tmp_path / "episode_000001.json").read_text()), np.asarray(Image.open(tmp_path / "episode_000001.png"))
+    assert (known["columns"], known["rows"], known["tile"], list(picture.shape)) == (3, 3, [9, 5], [*reversed(known["size"]), 3])
+    expected = to_uint8(images)
+    for entry in known["images"]:
+        x, y, w, h = entry["box"]
+        assert np.array_equal(picture[y : y + h, x : x + w], expected[entry["index"]])
+    assert known["images"][2]["prompt"] == "<b>2" and expected[3, 0, 0, 0] == 0
+    assert layout(1, (4, 4))["size"] == [4, 4]
+
+
+def test_pace_is_a_median_and_unknown_at_first():
+    assert expected_seconds([1.0, 2.0], 5) == (None, None)
+    assert expected_seconds([100.0, 2.0, 3.0, 4.0], 10) == (3.5, 35.0)
+    assert expected_seconds([50.0] * 30 + [1.0] * 20, 2) == (1.0, 2.0)
+
+
+def test_progress_ignores_what_is_not_finite():
+    progress = Progress()
+    for score in (0.5, math.nan, 0.75, 0.25):
+        progress.add(score, 16)
+    assert (progress.best_score, progress.best_episode, progress.images, progress.episode) == (0.75, 3, 64, 4)
+    assert progress.smooth_score == 0.5
+    assert Progress.from_dict({**progress.to_dict(), "of_a_later_version": 1}).to_dict()["best_episode"] == 3
+
+
+def test_a_curriculum_grows_by_schedule_and_by_success():
+    planned = Curriculum(small_config(curriculum="guidance", curriculum_start=0.2, curriculum_episodes=4), {})
+    assert [round(planned.level(e), 3) for e in (1, 2, 3, 5, 9)] == [0.2, 0.4, 0.6, 1.0, 1.0]
+    memory = {}
+    earned = Curriculum(small_config(curriculum="diversity_weight", curriculum_by="success", curriculum_start=0.5, curriculum_episodes=5), memory)
+    for score in (1.0, 0.5, 2.0, math.nan, 2.0):
+        earned.learn(score)
+    assert earned.level(99) == pytest.approx(0.7)
+    assert Curriculum(earned.config, memory).level(1) == pytest.approx(0.7)
+    assert Curriculum(small_config(), {}).level(1) == 1.0
+
+
+def test_a_curriculum_sets_what_it_names():
+    class Spy:
+        def __init__(self):
+            self.calls = []
+
+        def __getattr__(self, name):
+            return lambda *args: self.calls.append((name, *args))
+
+    for what, call in (("diversity_weight", ("set_weight", "diversity", 0.25)), ("guidance", ("set_knob", "guidance_scale", 2.0)), ("reference", ("set_reference_share", 0.25))):
+        spy, config = Spy(), small_config(curriculum=what, curriculum_start=0.25, guidance_scale=8.0, diversity_weight=1.0)
+        Curriculum(config, {}).apply(1, spy, spy, config)
+        assert spy.calls == [call]
+
+
+def test_only_live_settings_change_and_only_within_bounds():
+    config = small_config()
+    assert validate_change(config, "learning_rate", "1e-5").learning_rate == 1e-5
+    bad = [("episodes", 5, "cannot be changed"), ("nope", 1, "cannot"), (None, 1, "cannot"), ("learning_rate", "nan", "learning_rate"), ("guidance_scale", 99, "guidance_scale")]
+    for field, value, words in [*bad, *(("learning_rate", odd, "give a number") for odd in (None, [1], True))]:
+        with pytest.raises(InputError, match=words):
+            validate_change(config, field, value)
+    assert {"learning_rate", "guidance_scale", "kl_base_coef", "diversity_weight"} <= set(live_fields())
+
+
+def test_secrets_of_the_environment_are_struck_out():
+    environ = {"HF_TOKEN": "hf_abcdefghijklmnopqrst", "MY_API_KEY": "s3cr3t-value", "HOME": "/root", "SHORT_TOKEN": "ab"}
+    assert redact("at /root with s3cr3t-value and hf_abcdefghijklmnopqrst, ab", environ) == "at /root with *** and ***, ab"
+    assert redact("hf_" + "Z" * 30, {}) == "***"
+
+
+def test_a_runs_record_names_versions_and_no_environment():
+    with environment(HF_TOKEN="hf_verysecretverysecret", OMP_NUM_THREADS="3"):
+        record = machine_record(small_config(threads=0))
+        assert record["threads"] == 3 and threads(small_config(threads=5)) == 5
+    assert record["packages"]["torch"].startswith("2.") and "hf_verysecret" not in json.dumps(record)
+
+
+def test_sample_diversity_is_the_mean_pairwise_distance():
+    features = np.random.default_rng(0).normal(size=(5, 7))
+    pairs = [np.linalg.norm(features[i] - features[j]) for i in range(5) for j in range(i)]
+    assert sample_diversity(torch.from_numpy(features)) == pytest.approx(np.mean(pairs) / math.sqrt(7), rel=1e-12)
+    assert sample_diversity(torch.zeros(1, 7)) == 0.0
+
+
+def test_costs_follow_the_arithmetic_of_forwards():
+    base = TrainConfig(kl_base_coef=0.0, num_inference_steps=20, window_size=4, ppo_epochs=1)
+    assert cost.unet_forwards(base) == (40, 16)  # T=20, K=4: 56 forwards an image
+    assert cost.unet_forwards(base.model_copy(update={"num_inference_steps": 50, "window_size": 48, "ppo_epochs": 2}))[1] == 384
+    assert cost.unet_forwards(base.model_copy(update={"guidance_scale": 1.0})) == (20, 8)
+    assert cost.unet_forwards(base.model_copy(update={"mode": "SCHEDULER_POLICY"})) == (40, 0)
+
+
+def test_an_edited_setting_moves_the_estimate():
+    plain = cost.estimate(TrainConfig())
+    assert plain.seconds_total > 200 * plain.seconds_per_episode * 0.99 and plain.memory_gib > 0.5 and "an episode" in plain.text
+    assert cost.estimate(TrainConfig(images_per_prompt=4)).seconds_per_episode > 1.7 * plain.seconds_per_episode
+    assert cost.estimate(TrainConfig(ppo_epochs=4)).seconds_per_episode > 1.3 * plain.seconds_per_episode
+    assert cost.estimate(TrainConfig(micro_batch=1)).memory_gib < plain.memory_gib
+    assert cost.estimate(TrainConfig(threads=1), "cpu").seconds_per_episode > cost.estimate(TrainConfig(threads=4), "cpu").seconds_per_episode
+    assert cost.estimate(TrainConfig(base_model="owner/large")).memory_gib > plain.memory_gib
