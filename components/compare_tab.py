@@ -12,7 +12,7 @@ from backend.reference.prompts import load_prompts
 from components import compare_views as views
 from components.attach import parse_choice, run_choices
 from components.context import PageContext
-from components.drawing import check_count, checkpoint_choices, draw_pair
+from components.drawing import check_count, checkpoint_choices, draw_pair, evaluate
 from components.live_chart import figure
 from components.markup import note, text
 from components.pictures import write_pngs
@@ -33,7 +33,9 @@ class CompareTab:
             self.run = gr.Dropdown(choices=run_choices(self.context), value=None, label="Run", elem_id="compare-run", scale=4, min_width=260, interactive=True)
             self.checkpoint = gr.Dropdown(choices=[], value=None, label="Checkpoint", elem_id="compare-checkpoint", scale=2, min_width=150, interactive=True)
             self.count = gr.Number(8, label="Images", scale=1, min_width=80)
-        self.draw = gr.Button("Draw test prompts with base and checkpoint", elem_id="compare-draw", size="md")
+        with gr.Row(elem_classes="control-row"):
+            self.draw = gr.Button("Draw test prompts with both", elem_id="compare-draw", size="md")
+            self.evaluate = gr.Button("Evaluate this checkpoint", elem_id="compare-evaluate", size="md")
         self.answer = gr.HTML(elem_id="compare-answer", elem_classes="plain-html")
         self.pairs = gr.State(None)
         self.neighbours = gr.HTML(elem_id="compare-neighbours", elem_classes="plain-html")
@@ -64,16 +66,10 @@ class CompareTab:
         self.run.focus(lambda: gr.Dropdown(choices=run_choices(self.context)), None, self.run, queue=False, **PRIVATE)
         self.which.change(self.one_pair, [self.pairs, self.which], [self.slider, self.caption], trigger_mode="always_last", **PRIVATE)
         self.method.change(self.redraw_map, [self.pairs, self.method, self.run], self.map, **PRIVATE)
-        self.draw.click(
-            self.draw_now,
-            [self.run, self.checkpoint, self.count, self.method],
-            self.outputs[1:],
-            concurrency_limit=1,
-            concurrency_id="device",
-            api_visibility="private",
-            show_progress="minimal",
-            show_progress_on=self.answer,
-        )
+        work = {"concurrency_limit": 1, "concurrency_id": "device", "api_visibility": "private", "show_progress": "minimal", "show_progress_on": self.answer}
+        inputs = [self.run, self.checkpoint, self.count, self.method]
+        self.draw.click(self.draw_now, inputs, self.outputs[1:], **work)
+        self.evaluate.click(self.evaluate_now, inputs, self.outputs[1:], **work)
 
     def enter(self, view: dict[str, Any], chosen: str | None) -> Any:
         """On opening the tab: the run that is being watched, unless one is chosen already."""
@@ -118,7 +114,7 @@ class CompareTab:
             slider,
             caption,
             views.evaluation_table(run),
-            views.map_figure(pairs, images, captions, method),
+            views.map_figure(run, pairs, images, captions, method),
             {"key": run.id, **path} if path["data"] else None,
             answer,
         )
@@ -137,8 +133,9 @@ class CompareTab:
         """The feature map in the other projection."""
         try:
             source, run_id = parse_choice(choice)
-            images, captions, _ = self._reference(self.context.run(run_id, source))
-            return views.map_figure(views.check_pairs(pairs), images, captions, method)
+            run = self.context.run(run_id, source)
+            images, captions, _ = self._reference(run)
+            return views.map_figure(run, views.check_pairs(pairs), images, captions, method)
         except InputError:
             return None
 
@@ -155,3 +152,15 @@ class CompareTab:
             return *(gr.skip() for _ in self.outputs[2:]), note(str(error), "bad")
         pairs = views.Pairs(base, tuned, prompts, seeds, "base model", checkpoint or "newest checkpoint")
         return self._fill(run, pairs, method, note(f"{count} test prompts drawn with base and checkpoint.", "good"))
+
+    def evaluate_now(self, choice: str | None, checkpoint: str | None, count: float, method: str) -> tuple[Any, ...]:
+        """Judge the checkpoint against the base on test prompts, and show the result; the run's folder keeps it."""
+        try:
+            source, run_id = parse_choice(choice)
+            if source == "demo":
+                raise InputError("a recorded run keeps the evaluation it came with: evaluate one of your own")
+            run, count = self.context.run(run_id, source), check_count(count, self.context)
+            evaluate(self.context, run, checkpoint, max(count, 4))
+        except InputError as error:
+            return *(gr.skip() for _ in self.outputs[2:]), note(str(error), "bad")
+        return self._fill(run, views.recorded_pairs(run), method, note("Evaluated.", "good"))

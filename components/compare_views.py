@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from backend.errors import InputError
 from backend.runs import Run
@@ -13,6 +16,8 @@ from components.markup import Raw, empty, note, number, table, text
 from components.pictures import data_address, nearest, plain_features, same_size
 
 PREVIEW = 96
+PLAIN = "root mean square distance over wavelet statistics and measured crater attributes"
+MOST_ON_MAP = 400  # points of each set
 
 
 @dataclass
@@ -23,6 +28,8 @@ class Pairs:
         base, tuned: uint8 [N, h, w, 3].
         prompts, seeds: N each.
         base_title, tuned_title: what they are, for captions.
+        near: index [N] and distance [N] of the nearest reference image of each tuned one, where the evaluation measured it.
+        measure: what the distance is.
     """
 
     base: np.ndarray
@@ -31,78 +38,117 @@ class Pairs:
     seeds: list[int]
     base_title: str
     tuned_title: str
+    near: tuple[np.ndarray, np.ndarray] | None = None
+    measure: str = PLAIN
+
+
+def evaluated_pairs(run: Run) -> Pairs | None:
+    """Pairs of the run's evaluation on test prompts, with the judge's nearest reference images; None without one."""
+    found = run.evaluation() or {}
+    entries = [e for e in found.get("pairs", []) if isinstance(e, Mapping)]
+    folder = run.path / "evaluation"
+    try:
+        base, tuned = ([_read(folder / f"{kind}_{i:03d}.png") for i in range(len(entries))] for kind in ("base", "tuned"))
+    except OSError:
+        return None
+    if not entries:
+        return None
+    near = np.array([int(e.get("nearest", 0)) for e in entries]), np.array([float(e.get("distance", 0.0)) for e in entries])
+    judge = (found.get("judge") or {}).get("extractor", "the judge")
+    prompts, seeds = [str(e.get("prompt", "")) for e in entries], [int(e.get("seed", 0)) for e in entries]
+    return Pairs(np.stack(base), np.stack(tuned), prompts, seeds, "base model", str(found.get("checkpoint", "tuned")), near, f"distance in the features of {judge}")
+
+
+def _read(path: Path) -> np.ndarray:
+    if path.is_symlink():
+        raise FileNotFoundError(2, "not a regular file", str(path))
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def recorded_pairs(run: Run) -> Pairs | None:
-    """First and newest sample grid of a run: the same prompts and seeds, so corresponding pairs; None without samples."""
+    """Pairs that need no drawing: the evaluation's, else the first and newest sample grid; None without either."""
     from backend.analysis.feature_figures import tiles
 
-    samples = run.images()
-    if not samples:
-        return None
+    evaluated, samples = evaluated_pairs(run), run.images()
+    if evaluated is not None or not samples:
+        return evaluated
     first, last = samples[0], samples[-1]
     about = last.read()
     base, tuned = tiles(first.png, first.read()), tiles(last.png, about)
     count = min(len(base), len(tuned))
     entries = about.get("images", [])[:count]
     before = "before training" if first.episode == 0 else f"episode {first.episode}"
-    return Pairs(base[:count], tuned[:count], [str(e.get("prompt", "")) for e in entries], [int(e.get("seed", 0)) for e in entries], before, f"episode {last.episode}")
+    prompts, seeds = [str(e.get("prompt", "")) for e in entries], [int(e.get("seed", 0)) for e in entries]
+    return Pairs(base[:count], tuned[:count], prompts, seeds, before, f"episode {last.episode}")
 
 
 def neighbours(pairs: Pairs, reference: np.ndarray, captions: list[str], label: str) -> str:
     """Each generated image with its nearest reference image and the distance, same size and contrast."""
     side = pairs.tuned.shape[1]
-    index, distance = nearest(plain_features(same_size(pairs.tuned, side)), plain_features(same_size(reference, side)))
+    index, distance = pairs.near or nearest(plain_features(pairs.tuned), plain_features(same_size(reference, side)))
     typical = float(np.median(distance))
     cells = []
     for i, image in enumerate(pairs.tuned):
-        j = int(index[i])
+        j = min(int(index[i]), len(reference) - 1)
         words, other = text(pairs.prompts[i]), text(captions[j] if j < len(captions) else "")
         close = " (close)" if distance[i] < 0.5 * typical else ""
         cells.append(
             f'<figure class="pair"><div class="pair-images"><img src="{data_address(image)}" alt="generated: {words}" title="{words}">'
-            f'<img src="{data_address(reference[j], side)}" alt="nearest reference image: {other}" title="{other}"></div>'
-            f"<figcaption>distance {number(distance[i], 3)}{close} · seed {pairs.seeds[i]}</figcaption></figure>"
+            f'<img src="{data_address(reference[j])}" alt="nearest reference image: {other}" title="{other}"></div>'
+            f"<figcaption>distance {number(distance[i], 3)}{close}<br>seed {pairs.seeds[i]}</figcaption></figure>"
         )
-    measure = "root mean square distance over wavelet statistics and measured crater attributes"
-    head = f'<h2 class="section-title">Generated, {text(pairs.tuned_title)}, beside the nearest reference image <small>{text(label)}; {measure}</small></h2>'
+    head = (
+        f'<h2 class="section-title">Generated (left) beside the nearest reference image (right) <small>{text(pairs.tuned_title)}; {text(label)}; {text(pairs.measure)}</small></h2>'
+    )
     return f'{head}<div class="strip pairs">{"".join(cells)}</div>'
 
 
-def map_figure(pairs: Pairs, reference: np.ndarray, captions: list[str], method: str) -> dict[str, Any]:
-    """Base, tuned and reference images in one projection; hovering shows the picture."""
+def map_figure(run: Run, pairs: Pairs, reference: np.ndarray, captions: list[str], method: str) -> dict[str, Any]:
+    """Base, tuned and reference images in one projection: the judge's features where an evaluation left them, else plain ones."""
     from backend.analysis.feature_figures import feature_map
 
     side = pairs.tuned.shape[1]
-    groups = {pairs.base_title: pairs.base, pairs.tuned_title: pairs.tuned, "reference": same_size(reference, side)}
-    figure = feature_map({name: plain_features(images) for name, images in groups.items()}, method)
-    titles = {pairs.base_title: pairs.prompts, pairs.tuned_title: pairs.prompts, "reference": captions}
-    for trace, (name, images) in zip(figure["data"], groups.items(), strict=True):
-        trace["customdata"] = [[data_address(image, PREVIEW, 80), f"{name}: {titles[name][i] if i < len(titles[name]) else ''}"] for i, image in enumerate(images)]
-        trace["hovertemplate"] = name + "<extra></extra>"
+    pictures = {pairs.base_title: (pairs.base, pairs.prompts), pairs.tuned_title: (pairs.tuned, pairs.prompts), "reference": (same_size(reference, side), captions)}
+    names = {"base": pairs.base_title, "tuned": pairs.tuned_title, "reference": "reference", "ceiling": "obedient and fully diverse (renders)"}
+    stored = judge_features(run) if pairs.near is not None else None
+    groups = {names[k]: v[:MOST_ON_MAP] for k, v in stored.items() if k in names} if stored else {name: plain_features(images) for name, (images, _) in pictures.items()}
+    figure = feature_map(groups, method)
+    for trace, name in zip(figure["data"], groups, strict=True):
+        images, words = pictures.get(name, ((), ()))
+        custom = [[data_address(image, PREVIEW, 80), f"{name}: {words[i] if i < len(words) else ''}"] for i, image in enumerate(images)]
+        trace["customdata"] = custom[: len(trace["x"])] + [None] * (len(trace["x"]) - len(custom))
+        trace["hovertemplate"] = text(name) + "<extra></extra>"
+        trace["name"] = text(name)
     figure["layout"].pop("title", None)
-    return {"key": method + pairs.tuned_title, **figure}
+    return {"key": method + pairs.tuned_title, **figure, "layout": {**figure["layout"], "height": 430}}
+
+
+def judge_features(run: Run) -> dict[str, np.ndarray] | None:
+    """Features that the evaluation's judge measured, by set."""
+    path = run.path / "evaluation" / "features.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def evaluation_table(run: Run) -> str:
     """The final evaluation: base, tuned, ceiling, change with its interval; says how to get one where there is none."""
     found = run.evaluation()
     if not found:
-        return empty(
-            "Not evaluated yet",
-            "The evaluation runs at the end of a training, or by `python -m backend evaluate`; it draws base and tuned images of test prompts with the same seeds.",
-        )
+        return empty("Not evaluated yet", "It runs at the end of a training, or with the button above: images of test prompts, same seeds, judged by another network.")
     rows = []
-    for row in found.get("table") or found.get("rows") or []:
+    for row in found.get("table", []):
         interval = "–" if row.get("low") is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}"
         rows.append([row.get("measure", ""), number(row.get("base")), number(row.get("tuned")), number(row.get("ceiling")), number(row.get("estimate"), 3), interval])
-    sentence = found.get("summary") or found.get("sentence") or ""
-    return (note(str(sentence)) if sentence else "") + table(["Measure", "Base", "Tuned", "Ceiling", "Change", "95 % interval"], rows, caption="Evaluation on test prompts")
-
-
-def pair_count(pairs: Pairs | None) -> int:
-    """Number of pairs, 0 for none."""
-    return 0 if pairs is None else len(pairs.tuned)
+    guards = found.get("guards") or {}
+    verdict = ""
+    if "passed" in guards:
+        verdict = note("Quality guards kept.", "good") if guards["passed"] else note("Quality guards not kept: see the notes.", "warn")
+    remarks = "".join(f"<li>{text(line)}</li>" for line in found.get("notes", []))
+    head = ["Measure", "Base", "Tuned", "Ceiling", "Change or share", "95 % interval"]
+    return table(head, rows, caption=f"Evaluation of {found.get('checkpoint', '')} on test prompts") + verdict + f'<ul class="caption">{remarks}</ul>'
 
 
 def check_pairs(pairs: Pairs | None) -> Pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,36 @@ def draw_pair(
         base = generate_images(prompts, seeds, config=config, guidance=guidance)
         tuned = generate_images(prompts, seeds, run=run, checkpoint=checkpoint, guidance=guidance) if run is not None else None
     return base, tuned
+
+
+def evaluate(context: PageContext, run: Run, checkpoint: str | None, images: int) -> None:
+    """Judge a checkpoint against the base and leave evaluation.json in the run's folder.
+
+    Args:
+        context: lends the device.
+        run: whose checkpoint.
+        checkpoint: its name; the newest where None.
+        images: of base and tuned each.
+
+    Raises:
+        InputError: no checkpoint, or a missing model, prompt file or reference set.
+    """
+    with context.manager.device("evaluate"):
+        from backend.evaluation.evaluate import evaluate_run
+
+        evaluate_run(run, images=images, checkpoint=checkpoint)
+
+
+def reference_features(context: PageContext, images: np.ndarray, extractor: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Features of reference images by an extractor, float32 [M, D], and what the extractor says of itself.
+
+    Raises:
+        InputError: unknown extractor, or its weights are not here.
+    """
+    with context.manager.device("features"):
+        from backend.reference.embedding import image_features
+
+        return image_features(images, extractor)
 
 
 def checkpoint_choices(run: Run) -> list[tuple[str, str]]:

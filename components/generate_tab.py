@@ -28,8 +28,8 @@ class GenerateTab:
         """Lay out and wire the tab."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                self.run = gr.Dropdown(choices=self.choices(), value="", label="Model", elem_id="generate-run", interactive=True)
-                self.checkpoint = gr.Dropdown(choices=[], value=None, label="Checkpoint", elem_id="generate-checkpoint", interactive=True, visible=False)
+                self.run = gr.Dropdown(choices=self.choices(), value="", label="Model", elem_id="generate-run", interactive=True, allow_custom_value=True)
+                self.checkpoint = gr.Dropdown(choices=[], value=None, label="Checkpoint", elem_id="generate-checkpoint", interactive=True, allow_custom_value=True, visible=False)
                 self.prompt = gr.Textbox(EXAMPLE, label="Prompt", lines=3, max_length=400, elem_id="generate-prompt")
                 self.words = gr.HTML(known(EXAMPLE), elem_id="generate-words", elem_classes="plain-html")
                 with gr.Row():

@@ -7,10 +7,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from backend.config import EXTRACTORS
 from backend.errors import InputError
 from backend.reference.captions import caption
 from backend.reference.renderer import INTERIORS, KINDS, RIMS, TERRAINS, VIEWS, CraterParameters, render
 from components.context import PageContext
+from components.drawing import reference_features
 from components.live_chart import figure
 from components.markup import empty, note, text
 from components.references import ReferenceLibrary, counts, label, spread_figure, tag, thumbnails
@@ -41,6 +43,8 @@ class ReferenceTab:
         self.which = gr.Dropdown(choices=list(self.library.sets()), value="default", label="Reference set", elem_id="reference-set", interactive=True)
         self.summary = gr.HTML(elem_id="reference-summary", elem_classes="plain-html")
         self.spread = figure(pictures=True, elem_id="reference-spread")
+        with gr.Accordion("Build features", open=False, elem_id="features-box"):
+            self._build_features()
         with gr.Accordion("Render a simulated crater", open=True, elem_id="render-box"):
             self._build_renderer()
         if not self.context.settings.public_demo:
@@ -57,6 +61,34 @@ class ReferenceTab:
         about = " · ".join(str(manifest[k]) for k in ("source", "licence", "citation") if manifest.get(k))
         head = f'<h2 class="section-title">{text(label(manifest))} {tag(manifest)} <small>{text(about)}</small></h2>'
         return head + thumbnails(name, manifest, 300, "strip") + counts(manifest), spread_figure(manifest) if name == "default" else None
+
+    def _build_features(self) -> None:
+        about = "What the rewards compare: each image as a vector. The map shows where the set has company and where it stands alone."
+        gr.HTML(f'<div class="caption">{about}</div>', elem_classes="plain-html")
+        with gr.Row(equal_height=False):
+            extractor = gr.Dropdown(choices=EXTRACTORS.names(), value=EXTRACTORS.names()[0], label="Feature extractor", min_width=200)
+            button = gr.Button("Build", elem_id="features-start", size="md")
+        report, plot = gr.HTML(elem_id="features-report", elem_classes="plain-html"), figure(pictures=True, elem_id="features-map")
+        settings = {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": report, "concurrency_limit": 1, "concurrency_id": "device"}
+        button.click(self.features, [self.which, extractor], [report, plot], **settings)
+
+    def features(self, name: str, extractor: str) -> tuple[str, Any]:
+        """Features of a set by an extractor: their number, their network, and a map of them."""
+        from backend.analysis.feature_figures import feature_map
+        from backend.reference.dataset import load_reference
+
+        try:
+            found = load_reference(self.library.folder(name))
+            values, about = reference_features(self.context, found.images, extractor)
+            plot = feature_map({"reference": values}, "pca")
+        except InputError as error:
+            return note(str(error), "bad"), None
+        trace = plot["data"][0]
+        trace["customdata"] = [[f"crater/reference/{name}/{i}.png", caption] for i, caption in enumerate(found.captions)]
+        trace["hovertemplate"] = "<extra></extra>"
+        plot["layout"].pop("title", None)
+        what = "; ".join(f"{key}: {value}" for key, value in about.items())
+        return note(f"{len(values)} images, {values.shape[1]} numbers each ({what}).", "good"), {"key": extractor, **plot}
 
     def _build_renderer(self) -> None:
         with gr.Row(equal_height=False):

@@ -33,15 +33,23 @@ class ReferenceLibrary:
         found = {p.name: p for p in sorted(self.imported.glob("*")) if SLUG.fullmatch(p.name) and (p / "manifest.json").is_file()} if self.imported.is_dir() else {}
         return {"default": self.default, **found}
 
+    def folder(self, name: str) -> Path:
+        """Folder of a set.
+
+        Raises:
+            InputError: no such set.
+        """
+        if name not in self.sets():
+            raise InputError(f"unknown reference set {name!r}: choose one of {', '.join(self.sets())}")
+        return self.sets()[name]
+
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of a set.
 
         Raises:
             InputError: no such set, or a damaged manifest.
         """
-        if name not in self.sets():
-            raise InputError(f"unknown reference set {name!r}: choose one of {', '.join(self.sets())}")
-        return read_manifest(self.sets()[name])
+        return read_manifest(self.folder(name))
 
     def file(self, name: str, index: int) -> Path | None:
         """An image of a set by its number; None where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -52,12 +53,13 @@ class RunsTab:
                 name: gr.Button(label, elem_id=f"runs-{name}", size="md", variant=variant)
                 for name, label, variant in (("open", "Watch", "secondary"), ("resume", "Resume", "secondary"), ("clone", "Copy settings to the form", "secondary"))
             }
+            self.report_button = gr.Button("Report", elem_id="runs-report", size="md")
             self.download = gr.Button("Prepare .zip", elem_id="runs-download", size="md")
             self.ask = gr.Button("Delete", elem_id="runs-delete", size="md", variant="stop")
         with gr.Row(visible=False, elem_classes="control-row") as self.confirm_row:
             self.confirm = gr.Button("Delete this run for ever", elem_id="runs-confirm", variant="stop", size="md")
             self.cancel = gr.Button("Keep it", elem_id="runs-keep", size="md")
-        self.file = gr.File(label="The run as .zip", visible=False, elem_id="runs-zip")
+        self.file = gr.File(file_count="multiple", label="To take along", visible=False, elem_id="runs-zip")
         self.answer = gr.HTML("", elem_id="runs-answer", elem_classes="plain-html")
         self.details = gr.HTML("", elem_id="runs-details", elem_classes="plain-html")
         self.decomposition = figure(elem_id="runs-decomposition")
@@ -73,6 +75,7 @@ class RunsTab:
         form_outputs = [*self.train.fields.values(), self.train.extra["command"], self.train.extra["estimate"]]
         self.buttons["clone"].click(self.clone, self.one, [self.answer, tabs, *form_outputs], **PRIVATE)
         self.download.click(self.zip, self.one, [self.file, self.answer], **PRIVATE)
+        self.report_button.click(self.report, self.one, [self.file, self.answer], **PRIVATE)
         self.ask.click(self.ask_delete, self.one, [self.confirm_row, self.answer], **PRIVATE)
         self.cancel.click(lambda: (gr.Row(visible=False), ""), None, [self.confirm_row, self.answer], **PRIVATE)
         self.confirm.click(self.delete, [self.one, visitor], [self.answer, self.confirm_row, *self.lists], **PRIVATE)
@@ -159,7 +162,17 @@ class RunsTab:
             path = store.zip(run_id, folder=tempfile.mkdtemp(prefix="craterlab-"))
         except InputError as error:
             return gr.skip(), note(str(error), "warn")
-        return gr.File(value=str(path), visible=True), ""
+        return gr.File(value=[str(path)], visible=True), ""
+
+    def report(self, choice: Any) -> tuple[Any, str]:
+        """The run as one HTML page with all figures, and as Markdown."""
+        from backend.analysis.report import write_report
+
+        try:
+            paths = write_report(self._run(choice), Path(tempfile.mkdtemp(prefix="craterlab-")))
+        except InputError as error:
+            return gr.skip(), note(str(error), "warn")
+        return gr.File(value=[str(p) for p in paths], visible=True), ""
 
     def ask_delete(self, choice: Any) -> tuple[Any, str]:
         """Ask before anything is deleted."""

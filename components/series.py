@@ -150,7 +150,7 @@ def places(values: Sequence[Any], ranges: Sequence[tuple[int, int]]) -> list[flo
     """Horizontal positions of the points that `thin` gives: a bin's first and last row."""
     if not ranges or ranges[-1][1] == len(ranges):
         return [_round(_finite(v)) for v in values[: len(ranges)]]
-    return [_round(_finite(values[i])) for start, stop in ranges for i in (start, stop - 1)]
+    return [_round(_finite(values[i])) if i < len(values) else None for start, stop in ranges for i in (start, stop - 1)]
 
 
 def _round(value: float | None) -> float | None:
@@ -217,6 +217,6 @@ def _traces(chart: Chart, columns: dict[str, list[Any]]) -> list[Trace]:
 def _mark(change: dict[str, Any], positions: dict[str, list[Any]]) -> dict[str, Any]:
     episode = _finite(change.get("episode")) or 0.0
     row = next((i for i, e in enumerate(positions["episode"]) if (_finite(e) or 0) >= episode), len(positions["episode"]) - 1)
-    at = {name: (values[row] if 0 <= row < len(values) else 0) for name, values in positions.items()}
+    at = {name: (_round(_finite(values[row])) if 0 <= row < len(values) else 0) for name, values in positions.items()}
     label = f"{change.get('field', '')} → {change.get('value', '')}"
     return {"episode": episode, "minutes": at["minutes"], "images": at["images"], "label": label.replace("<", "‹").replace(">", "›").replace("&", "＆")[:60]}

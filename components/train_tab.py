@@ -109,6 +109,7 @@ class TrainTab:
             inputs_kwargs={**fields, "visitor": self.monitor.visitor},
             validator=form.validator_for(self.context, OTHERS),
             concurrency_limit=None,
+            api_name="start_from_form",
             **PRIVATE,
         ).success(None, js=TO_BANNER, api_visibility="private")
         extra["save"].click(self.save_config, None, extra["save"], inputs_kwargs=fields, queue=False, **PRIVATE)

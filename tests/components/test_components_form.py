@@ -1,0 +1,134 @@
+"""Widgets, validator, command line, presets and schema speak of the same settings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config
+from backend.errors import InputError
+from components import form, presets
+from components.context import PageContext, Settings
+from components.train_tab import OTHERS, TrainTab
+
+
+def build(context: PageContext) -> TrainTab:
+    with gr.Blocks():
+        tab = TrainTab(context, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
+        tab.build("")
+    return tab
+
+
+def test_every_setting_has_one_widget_with_its_label_help_and_default(context: PageContext) -> None:
+    tab = build(context)
+    assert list(tab.fields) == field_names()
+    start = presets.preset_values(presets.preset_choices()[0][1], context)
+    for name, widget in tab.fields.items():
+        meta = field_meta(name)
+        assert widget.label == meta["label"]
+        assert widget.value == start[name], name
+        if name not in form.FIRST:
+            assert widget.info.startswith(meta["help"]), name
+        if meta["choices"]:
+            assert [c[1] for c in widget.choices] == list(meta["choices"])
+        if meta["options"]:
+            assert [c[1] for c in widget.choices] == form.REGISTRIES[meta["options"]].names()
+
+
+def test_validator_answers_in_the_order_of_the_inputs(context: PageContext) -> None:
+    values = {**context.default_values(), "learning_rate": -1.0}
+    answers = form.validator_for(context, OTHERS)(**values, visitor=None)
+    assert len(answers) == len(field_names()) + len(OTHERS)
+    refused = [n for n, a in zip([*field_names(), *OTHERS], answers, strict=True) if not a["is_valid"]]
+    assert refused == ["learning_rate"]
+    message = answers[field_names().index("learning_rate")]["message"]
+    assert "-1.0" in message and "0.0003" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("episodes", 0),
+        ("episodes", None),
+        ("episodes", 2.5),
+        ("learning_rate", float("nan")),
+        ("window_size", 9),
+        ("minibatches", 10_000),
+        ("mode", "NONE"),
+        ("base_model", "/etc"),
+    ],
+)
+def test_bad_values_are_refused_at_their_field(context: PageContext, name: str, value: object) -> None:
+    problems = form.refusals({**context.default_values(), name: value}, context)
+    assert len(problems) == 1
+    blamed = next(iter(problems)) or form._blamed(next(iter(problems.values())))
+    assert blamed == ("window_start" if name == "window_size" else name)
+
+
+def test_preview_is_the_command_of_the_object_that_is_run(context: PageContext) -> None:
+    values = {**context.default_values(), "episodes": 7.0, "metric": "VENDI", "note": "it's $HOME `x`"}
+    command, _ = form.preview(values, context)
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "backend", "train"]
+    given = dict(zip(words[4::2], words[5::2], strict=True))
+    rebuilt = make_config({flag[2:].replace("-", "_"): value for flag, value in given.items()})
+    assert rebuilt == form.to_config(values)
+    assert rebuilt.episodes == 7 and isinstance(rebuilt.episodes, int)
+
+
+def test_preview_of_a_refused_form_says_what_to_mend(context: PageContext) -> None:
+    command, sentence = form.preview({**context.default_values(), "guidance_scale": 99.0}, context)
+    assert command.startswith("# guidance_scale = 99.0")
+    assert "Sampling › Guidance" in sentence
+
+
+def test_presets_are_complete_and_valid(context: PageContext) -> None:
+    names = [name for _, name in presets.preset_choices()]
+    assert names[:5] == list(presets.ORDER)
+    for name in names:
+        preset = load_preset(name, presets.FOLDER)
+        assert set(preset) == {"name", "title", "description", "minutes", "memory_gib", "values"}
+        assert preset["minutes"] > 0 and preset["memory_gib"] > 0
+        make_config(presets.preset_values(name, context))
+
+
+def test_environment_wins_over_presets(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRATER_EPISODES", "3")
+    assert presets.preset_values("quick_look", context)["episodes"] == 3
+
+
+def test_caps_of_a_public_demo(tmp_path: Path) -> None:
+    demo = PageContext.create(tmp_path, Settings(public_demo=True, max_episodes=10, max_images=100))
+    form.check_caps(TrainConfig(episodes=6), demo)
+    with pytest.raises(InputError, match="at most 10"):
+        form.check_caps(TrainConfig(episodes=11), demo)
+    with pytest.raises(InputError, match="at most 100"):
+        form.check_caps(TrainConfig(episodes=7), demo)
+
+
+def test_settings_read_the_environment() -> None:
+    assert Settings.from_environment({}) == Settings()
+    public = Settings.from_environment({"SPACE_ID": "me/lab", "CRATER_MAX_EPISODES": "5"})
+    assert public.public_demo and public.require_token and public.max_episodes == 5 and "5 episodes" in public.sentence()
+    assert Settings.from_environment({"GRADIO_SERVER_NAME": "0.0.0.0"}).require_token, "a page that others can reach must ask for the token"
+    assert not Settings.from_environment({"GRADIO_SERVER_NAME": "127.0.0.1"}).require_token
+    with pytest.raises(InputError, match="CRATER_MAX_QUEUE"):
+        Settings.from_environment({"CRATER_MAX_QUEUE": "many"})
+
+
+def test_saved_settings_load_again_and_uploads_cannot_name_files(context: PageContext, tmp_path: Path) -> None:
+    tab = build(context)
+    values = {**context.default_values(), "lora_rank": 4, "metric": "DPP"}
+    saved = tab.save_config(**values)
+    loaded = tab.load_config(saved)
+    assert dict(zip(tab.fields, loaded[1:-2], strict=True)) == values
+    for bad, expected in (({"base_model": "evil/model"}, "base_model"), ({"plugin": "x.py"}, "plug-in"), ({"nonsense": 1}, "nonsense"), ([1], "list")):
+        file = tmp_path / "bad.json"
+        file.write_text(json.dumps(bad), encoding="utf-8")
+        answer = tab.load_config(str(file))
+        assert expected in answer[0] and "note-bad" in answer[0]
+        assert all(update == gr.skip() for update in answer[1:]), "the form must stay as it was"

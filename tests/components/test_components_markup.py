@@ -1,0 +1,72 @@
+"""Nothing typed or recorded reaches HTML unescaped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components import banner, compare_views, form, help_tab, markup, references, runs_views
+from components.context import PageContext
+from tests.components.fake_run import set_status, write_fake_run, write_sample
+
+EVIL = '<img src=x onerror="window.hacked=1">'
+
+
+def clean(html: str) -> bool:
+    return "<img src=x" not in html and 'onerror="' not in html
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: markup.note(EVIL), lambda: markup.table([EVIL], [[EVIL]], caption=EVIL), lambda: markup.empty(EVIL, EVIL), lambda: banner.log(EVIL), lambda: markup.number(EVIL)],
+)
+def test_builders_escape(make: object) -> None:
+    html = make()
+    assert clean(html) and "&lt;img" in html
+
+
+def test_views_of_a_hostile_run_are_clean(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 6, note=EVIL)
+    set_status(run, state="failed", error=EVIL, message=EVIL, phase=EVIL, device=EVIL, trend=EVIL)
+    write_sample(run, 7, np.random.default_rng(0), prompt=EVIL)
+    with run.events_path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"seq": 99, "kind": "alert", "message": EVIL}) + "\n")
+        file.write(json.dumps({"seq": 100, "kind": "change", "field": EVIL, "value": EVIL, "episode": 1}) + "\n")
+    feed = context.feed(run.id, "runs")
+    feed.refresh()
+    pairs = compare_views.recorded_pairs(run)
+    images = np.zeros((3, 64, 64, 3), np.uint8)
+    images[1], images[2] = 90, 200
+    shown = [feed.parts["banner"], feed.parts["alerts"], runs_views.runs_table(context), runs_views.details(run), compare_views.neighbours(pairs, images, [EVIL] * 3, EVIL)]
+    assert all(clean(html) for html in shown)
+    assert "&lt;img" in feed.parts["banner"] and "&lt;img" in feed.parts["alerts"] and "&lt;img" in runs_views.runs_table(context)
+
+
+def test_hostile_manifest_is_clean(tmp_path: Path) -> None:
+    manifest = {"name": EVIL, "simulated": True, "images": [{"file": "images/a.png", "caption": EVIL, "sha256": "", "parameters": {"kind": EVIL}}]}
+    html = references.thumbnails("default", manifest, 9, "strip") + references.counts(manifest) + markup.text(references.label(manifest))
+    assert clean(html)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(4.2, "4 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (90_000, "1 d 1 h"), (None, "–"), (float("nan"), "–")])
+def test_durations_are_said_as_people_say_them(seconds: float | None, words: str) -> None:
+    assert markup.duration(seconds) == words
+
+
+@pytest.mark.parametrize(("value", "words"), [(None, "–"), (3.0, "3"), (0.000123456, "0.0001235"), (float("inf"), "–"), (12000, "12,000")])
+def test_numbers(value: float | None, words: str) -> None:
+    assert markup.number(value) == words
+
+
+def test_every_state_has_a_title_and_a_sentence() -> None:
+    from backend.runs.status import NEXT
+
+    assert set(NEXT) <= set(banner.TITLES) and set(NEXT) <= set(banner.SENTENCES)
+
+
+def test_glossary_and_sentences_come_from_the_config() -> None:
+    assert "clip_range_nats" in help_tab.glossary("PPO") and "live knob" in help_tab.glossary("PPO")
+    assert "605 MB" in form.sentence_of("extractor", "clip")

@@ -1,0 +1,182 @@
+"""The tick sends only news, buttons follow state and ownership, the attach order is kept, files are served by known names only."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from backend.runs import set_owner
+from components import files
+from components.attach import attach, greet, parse_choice, run_choices, view_of
+from components.context import PageContext
+from components.endpoints import Endpoints
+from components.monitor import Monitor
+from tests.components.fake_run import set_status, write_fake_run, write_rows
+
+
+def monitor_of(context: PageContext) -> Monitor:
+    with gr.Blocks():
+        monitor = Monitor(context, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
+        monitor.build()
+    return monitor
+
+
+def look(monitor: Monitor, view: dict, visitor: object = None) -> tuple[dict, dict]:
+    """One tick: the view afterwards, and what was sent by name."""
+    monitor.context.feed(view["run"], view["source"])._read_at = 0
+    out = monitor.tick(view, visitor)
+    names = ["banner", "charts", "film", "alerts", "log", *monitor.buttons, *monitor.knobs]
+    sent = {name: value for name, value in zip(names, out[1:], strict=True) if value != gr.skip()}
+    return (view if out[0] == gr.skip() else out[0]), sent
+
+
+def test_first_tick_sends_all_and_the_next_nothing(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 20)
+    monitor = monitor_of(context)
+    view, sent = look(monitor, view_of(run.id, "runs"))
+    assert {"banner", "charts", "film", "alerts", "log", "pause", "guidance_scale"} <= set(sent)
+    assert sent["charts"]["charts"]["reward"]["points"] == 20
+    assert len(sent["film"]["samples"]) == 4 and sent["film"]["samples"][0]["png"] == f"crater/runs/{run.id}/episode_000000.png"
+    again, nothing = look(monitor, view)
+    assert nothing == {} and again is view
+
+
+def test_a_tick_without_news_is_quick_and_small(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 200)
+    monitor = monitor_of(context)
+    view, _ = look(monitor, view_of(run.id, "runs"))
+    out = monitor.tick(view, {"owner": "x"})
+    assert len(json.dumps(out)) <= 1000
+    best = min(_seconds(monitor, view) for _ in range(20))
+    assert best < 0.005
+
+
+def _seconds(monitor: Monitor, view: dict) -> float:
+    begin = time.perf_counter()
+    monitor.tick(view, None)
+    return time.perf_counter() - begin
+
+
+def test_new_rows_and_a_new_attempt_are_noticed(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 10)
+    monitor = monitor_of(context)
+    view, _ = look(monitor, view_of(run.id, "runs"))
+    write_rows(run, 10, 13)
+    view, sent = look(monitor, view)
+    assert sent["charts"]["charts"]["reward"]["points"] == 13 and "film" not in sent
+    (run.logs_dir / "policy_updates.csv").unlink()
+    write_rows(run, 0, 5)
+    set_status(run, attempt=1)
+    _, sent = look(monitor, view)
+    assert sent["charts"]["charts"]["reward"]["points"] == 5, "after a resume the curve must be read again from its beginning"
+
+
+def test_a_half_written_line_is_left_for_later(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 5)
+    monitor = monitor_of(context)
+    table = run.logs_dir / "policy_updates.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-20])
+    view, sent = look(monitor, view_of(run.id, "runs"))
+    assert sent["charts"]["charts"]["reward"]["points"] == 4
+    table.write_bytes(whole)
+    assert look(monitor, view)[1]["charts"]["charts"]["reward"]["points"] == 5
+
+
+def test_ten_thousand_episodes_open_within_two_seconds(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 10_000, samples=1)
+    feed = context.feed(run.id, "runs")
+    begin = time.process_time()
+    feed.refresh()
+    assert time.process_time() - begin < 2.0
+    assert feed.parts["charts"]["charts"]["reward"]["points"] == 10_000
+
+
+def test_buttons_follow_state_and_owner(guarded: PageContext) -> None:
+    run = write_fake_run(guarded.store.root, 5, state="stopped")
+    set_owner(run, "mine")
+    monitor = monitor_of(guarded)
+    _, sent = look(monitor, view_of(run.id, "runs"), {"owner": "another"})
+    assert not any(sent[name]["interactive"] for name in monitor.buttons)
+    _, sent = look(monitor, view_of(run.id, "runs"), {"owner": "mine"})
+    assert sent["pause"]["interactive"] and sent["pause"]["value"] == "Resume" and not sent["stop"]["interactive"]
+    assert "another visitor" in monitor._control("pause")(view_of(run.id, "runs"), {"owner": "another"})
+
+
+def test_knobs_show_what_the_run_has_now(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 8, changes=2)
+    _, sent = look(monitor_of(context), view_of(run.id, "runs"))
+    assert sent["guidance_scale"] == 4.0 and sent["learning_rate"] == run.config.learning_rate
+
+
+def test_deleted_run_leaves_a_sentence(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 3)
+    monitor = monitor_of(context)
+    view, _ = look(monitor, view_of(run.id, "runs"))
+    context.store.delete(run.id)
+    feed = context.feed(run.id, "runs")
+    feed._read_at = 0
+    out = monitor.tick(view, None)
+    assert out[0]["run"] == "" and "no longer" in out[1]
+
+
+def test_attach_order(context: PageContext, tmp_path: Path) -> None:
+    recorded = write_fake_run(tmp_path / "demo", 3)
+    context.demo = type(context.store)(tmp_path / "demo")
+    assert attach(context, {})["source"] == "demo" and attach(context, {})["run"] == recorded.id
+    old, new = write_fake_run(context.store.root, 3), write_fake_run(context.store.root, 3, metric="DPP")
+    assert attach(context, {})["run"] == new.id
+    assert attach(context, {"last_run": old.id})["run"] == old.id
+    assert attach(context, {"last_run": old.id}, asked=new.id)["run"] == new.id
+    assert attach(context, {"last_run": "../../etc"}, asked="<script>")["run"] == new.id
+    assert [c[1] for c in run_choices(context)] == [f"runs/{new.id}", f"runs/{old.id}", f"demo/{recorded.id}"]
+
+
+def test_a_browser_keeps_its_token() -> None:
+    first = greet(None)
+    assert len(first["owner"]) >= 24 and greet(first) == first and greet({})["owner"] != first["owner"]
+
+
+@pytest.mark.parametrize("choice", [None, "", "runs/", "else/x", "../runs/x"])
+def test_choices_that_are_none_are_refused(choice: object) -> None:
+    with pytest.raises(ValueError, match="choose a run"):
+        parse_choice(choice)
+
+
+def test_only_known_images_are_served(context: PageContext, tmp_path: Path) -> None:
+    run = write_fake_run(context.store.root, 4)
+    (run.images_dir / "episode_000099.png").symlink_to(run.config_path)
+    client = TestClient(Starlette(routes=files.routes(context)))
+    assert client.get(f"/crater/runs/{run.id}/episode_000000.png").headers["content-type"] == "image/png"
+    assert client.get(f"/crater/runs/{run.id}/episode_000000.json").json()["episode"] == 0
+    for bad in ("config.json", "owner.json", "episode_000099.png", "..%2Fconfig.json", "episode_000000.png%00", "%2Fetc%2Fpasswd"):
+        assert client.get(f"/crater/runs/{run.id}/{bad}").status_code == 404, bad
+    for bad_id in ("..", "%2e%2e", "nothing", "a" * 99):
+        assert client.get(f"/crater/runs/{bad_id}/episode_000000.png").status_code == 404
+    assert client.get("/crater/reference/default/0.png").status_code == 200
+    for bad in ("/crater/reference/default/99999.png", "/crater/reference/nothing/0.png", "/crater/reference/default/x.png", "/crater/reference/..%2f/0.png"):
+        assert client.get(bad).status_code == 404
+
+
+def test_endpoints_refuse_what_the_page_refuses(guarded: PageContext) -> None:
+    run = write_fake_run(guarded.store.root, 4, state="completed")
+    set_owner(run, "mine")
+    endpoints = Endpoints(guarded)
+    for config in ({"base_model": "evil/model"}, {"plugin": "x.py"}, {"nonsense": 1}, {"episodes": 0}, {"schema_version": 99}):
+        with pytest.raises(gr.Error):
+            endpoints.start(config)
+    with pytest.raises(gr.Error, match="another visitor"):
+        endpoints.stop(run.id, "foreign")
+    for bad in ("../x", "/etc/passwd", "nothing"):
+        with pytest.raises(gr.Error):
+            endpoints.metrics(bad)
+    assert endpoints.status()["effective_state"] == "completed"
+    metrics = endpoints.metrics(run.id, 3)
+    assert metrics["rows"] == 4 and len(metrics["columns"]["batch_score"]) == 1
+    assert json.loads(json.dumps(endpoints.runs()))["runs"][0]["id"] == run.id
