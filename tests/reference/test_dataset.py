@@ -97,6 +97,7 @@ def test_parameters_come_from_the_recorded_pool(shipped):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_whole_build_gives_the_shipped_set_again(shipped, tmp_path):
     if os.uname().machine != "x86_64":
         pytest.skip("bit for bit is promised between x86-64 machines")
