@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from backend.analysis import alerts
 from backend.analysis.convergence import trend
 from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import Stopped
@@ -30,6 +31,7 @@ from backend.training.session import Session
 from backend.training.summary import episode_line, is_due, opening_lines
 
 SKIPS_BEFORE_RESTORE = 3
+ALERT_EVERY = 10  # episodes between two looks for a plateau and for reward hacking
 
 
 class EpisodeLoop:
@@ -184,6 +186,8 @@ class EpisodeLoop:
             RunLost: the disk refused for too long.
         """
         self._measure_levels()
+        if number % ALERT_EVERY == 0:
+            self._warn()
         if number % self.config.sample_every == 0 or self.control.sample_now or number == self.config.episodes:
             self.control.sample_now = False
             self.samples.draw(number, self.reward)
@@ -203,6 +207,13 @@ class EpisodeLoop:
         self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
         if self.progress.base_probe is not None:
             self.recorder.event("probe", episode=0, score=self.progress.base_probe, base=self.progress.base_probe)
+
+    def _warn(self) -> None:
+        """Plateau and reward hacking, each said once until it passes."""
+        found = {alert.kind: alert for alert in alerts.of_run(self.run_)}
+        for kind in found.keys() - set(self.progress.warned):
+            self.recorder.alert(found[kind].message, alert=kind, numbers=found[kind].numbers)
+        self.progress.warned = sorted(found)
 
     def state(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""

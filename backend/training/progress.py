@@ -25,6 +25,7 @@ class Progress:
         skipped: updates that a NaN stopped; skipped_in_a_row: the latest of them.
         live: live changes in force, by field.
         curriculum: memory of the curriculum.
+        warned: kinds of warning that are in force and have been said.
     """
 
     episode: int = 0
@@ -40,6 +41,7 @@ class Progress:
     skipped_in_a_row: int = 0
     live: dict[str, Any] = field(default_factory=dict)
     curriculum: dict[str, Any] = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
 
     @property
     def base_level(self) -> float | None:

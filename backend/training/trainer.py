@@ -14,6 +14,7 @@ from backend.config import TrainConfig
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import LIVE, Run
+from backend.runs.files import read_json, write_json
 from backend.runs.process import host_name, is_same_process_alive
 from backend.runs.status import fresh_status
 from backend.runs.takeover import claim_attempt
@@ -72,10 +73,11 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
         for sentence in cut.sentences:
             recorder.alert(sentence)
         session = build(config, recorder.phase)
+        _remember_facts(run, session.facts)
         loop = EpisodeLoop(config, run, control, recorder, session, cut)
         finished = loop.run()
         if finished:
-            _evaluate(config, run, recorder, session.device)
+            _evaluate(config, run, control, recorder, session.device)
         state = "completed" if finished else "stopped"
         recorder.state(state, phase="", requested="", eta_seconds=None, message=f"{state} after {recorder.status.episode} of {config.episodes} episodes")
         return state
@@ -112,22 +114,34 @@ def _threads(config: TrainConfig, run: Run) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _evaluate(config: TrainConfig, run: Run, recorder: Recorder, device: torch.device) -> None:
+def _remember_facts(run: Run, facts: dict[str, Any]) -> None:
+    """What only the loaded session knows joins config.json's record."""
+    document = read_json(run.config_path)
+    if document is not None and facts:
+        record = document.get("record") or {}
+        write_json(run.config_path, {**document, "record": {**record, **facts}})
+
+
+def _evaluate(config: TrainConfig, run: Run, control: Control, recorder: Recorder, device: torch.device) -> None:
     """Compare base and tuned model on the test prompts; a failure here leaves the training as completed as it is."""
     if not config.eval_images:
         return
     from backend.evaluation.evaluate import evaluate_run
 
-    recorder.phase("evaluating")
     recorder.log(f"evaluating {config.eval_images} images each of base and tuned model on the test prompts")
     began = time.monotonic()
     try:
-        evaluate_run(run, images=config.eval_images, device=str(device))
+        evaluate_run(
+            run, images=config.eval_images, device=str(device), should_stop=control.should_stop,
+            progress=lambda what, share: recorder.phase(f"evaluating: {what}", round(100 * share), 100),
+        )  # fmt: skip
+    except Stopped:
+        recorder.alert(f"the evaluation was stopped; `python -m backend evaluate {run.id}` makes it up")
     except (InputError, OSError, RuntimeError, ValueError) as error:
         recorder.log(traceback.format_exc())
         recorder.alert(f"the evaluation failed ({error}); the trained policy is saved: `python -m backend evaluate {run.id}` tries again")
-        return
-    recorder.log(f"evaluated in {time.monotonic() - began:.0f} s")
+    else:
+        recorder.log(f"evaluated in {time.monotonic() - began:.0f} s")
 
 
 def explain_failure(error: BaseException, config: TrainConfig) -> str:

@@ -140,7 +140,7 @@ def in_background(store, config, **keywords):
     return run, thread
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=150):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -166,7 +166,7 @@ def test_pause_save_sample_change_and_go_on(store):
     run.request("resume")
     wait_for(lambda: run.status().episode > at + 1 and run.images()[-1].episode > 0)
     run.request("stop")
-    thread.join(20)
+    thread.join(150)
     assert run.status().state == "stopped"
     changes = [e for e in run.events() if e["kind"] == "change"]
     assert [(c["field"], c["value"], c["old"], c["episode"]) for c in changes] == [("learning_rate", 0.5, 0.01, at + 1)]
@@ -184,7 +184,7 @@ def test_rubbish_and_twenty_requests_at_once_are_all_answered(store):
     wait_for(lambda: {"bad", *refused, *sent} <= set(answers(run)))
     assert not any(answers(run)[r]["accepted"] for r in ("bad", *refused)) and all(answers(run)[r]["accepted"] for r in sent)
     run.request("stop")
-    thread.join(20)
+    thread.join(150)
     assert run.status().state == "stopped" and list(run.control_dir.iterdir()) == []
 
 
@@ -271,7 +271,7 @@ def test_a_live_run_is_not_taken_over(store):
     with pytest.raises(InputError, match="is running"):
         train(run.config, run, build=fake_build())
     run.request("stop")
-    thread.join(20)
+    thread.join(150)
     assert run.status().attempt == 1
 
 
