@@ -20,7 +20,7 @@ def wavenumber(size: int) -> Array:
 
 
 @lru_cache(maxsize=256)
-def _filter(size: int, beta: float, low: float, high: float) -> Array:
+def spectral_filter(size: int, beta: float, low: float, high: float) -> Array:
     k = wavenumber(size)
     amplitude = np.maximum(k, low) ** (-beta / 2) * np.exp(-((k / high) ** 2))
     amplitude[0, 0] = 0.0
@@ -32,7 +32,7 @@ def noise_pair(rng: np.random.Generator, size: int, beta: float, low: float = 1.
 
     One complex transform yields both (its real and imaginary parts)."""
     white = rng.standard_normal((2, size, size), dtype=np.float32)
-    spectrum = (white[0] + 1j * white[1]) * _filter(size, round(beta, 1), low, high)
+    spectrum = (white[0] + 1j * white[1]) * spectral_filter(size, round(beta, 1), low, high)
     field = fft.ifft2(spectrum, overwrite_x=True) * size
     return np.ascontiguousarray(field.real), np.ascontiguousarray(field.imag)
 

@@ -77,7 +77,7 @@ def massifs(relief: Relief, scene: Scene, p: CraterParameters) -> Array:
 
 
 @lru_cache(maxsize=512)
-def _stamp(radius: int, age: int, sub: int) -> Array:
+def stamp_height(radius: int, age: int, sub: int) -> Array:
     """Height of a small crater of `radius` quarter pixels, in units of its diameter; side 2m + 1; `age` 0 to 3, `sub` 4 × 4 subpixel shifts."""
     reach = radius / 4.0
     m = int(math.ceil(2.2 * reach)) + 1
@@ -105,7 +105,7 @@ def small_craters(height: Array, p: CraterParameters, rng: np.random.Generator, 
         iy, ix = int(cy), int(cx)
         if keep_clear is not None and keep < keep_clear[min(iy, size - 1), min(ix, size - 1)]:
             continue
-        stamp = _stamp(int(round(radius * 4)), int(a * 4) if p.terrain == "cratered highlands" else int(a * a * 4), int((cy - iy) * 4) * 4 + int((cx - ix) * 4))
+        stamp = stamp_height(int(round(radius * 4)), int(a * 4) if p.terrain == "cratered highlands" else int(a * a * 4), int((cy - iy) * 4) * 4 + int((cx - ix) * 4))
         m = stamp.shape[0] // 2
         y0, y1, x0, x1 = max(iy - m, 0), min(iy + m + 1, size), max(ix - m, 0), min(ix + m + 1, size)
         if y1 <= y0 or x1 <= x0:
