@@ -71,7 +71,7 @@ def train_decoder(
         if (step + 1) % 100 == 0:
             rmse = (output.detach().float() - x).div(2).pow(2).mean().sqrt().item()
             log({"stage": "decoder", "step": step + 1, "loss": round(mean, 5), "batch_rmse": round(rmse, 5), "seconds": round(time.time() - began, 1)})
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == steps:
             save_progress(state_file, step + 1, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
 
 

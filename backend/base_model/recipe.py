@@ -46,8 +46,8 @@ class Recipe:
     """
 
     images: int = 20_480
-    decoder_steps: int = 2_500
-    denoiser_steps: int = 6_000
+    decoder_steps: int = 1_500
+    denoiser_steps: int = 4_200
     batch: int = 32
     learning_rate: float = 1e-3
     seed: int = 1
