@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from backend.diffusion.backbone import Backbone
-from backend.diffusion.guidance import guided_prediction
+from backend.diffusion.guidance import guided_prediction, is_guided
 from backend.diffusion.kernel import Gaussian
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.schedule import Schedule
@@ -115,12 +115,12 @@ def rollout(
     with torch.inference_mode():
         schedule = backbone.schedule(num_inference_steps).expand(len(noise))
         plan = policy.plan(schedule, embeds, noise, guidance_scale, deterministic)
-        latents = noise.initial(backbone.latent_shape)
+        latents, guided = noise.initial(backbone.latent_shape), is_guided(plan.guidance)
         chain, actions = [latents], [] if plan.action is None else [plan.action]
         for i in range(num_inference_steps):
             check_stop(should_stop)
             timestep, alpha, alpha_prev = plan.schedule.timesteps[i], plan.schedule.alphas[i], plan.schedule.alphas_prev[i]
-            prediction = guided_prediction(backbone, latents, timestep, embeds, plan.guidance)
+            prediction = guided_prediction(backbone, latents, timestep, embeds, plan.guidance, guided=guided)
             trained = window[0] <= i < window[0] + window[1]
             outcome = policy.step(StepState(i, latents, prediction, timestep, alpha, alpha_prev, embeds, trained, deterministic), noise)
             if outcome.action is not None:

@@ -20,7 +20,7 @@ class Transitions:
         guidance: [m].
         embeds: prompt embeddings [m, L, E].
         image, step: index of the image in the group and of the trained step in the window [m] long.
-        base_mean: mean of the base model [m, ...] where it was computed, else None.
+        base_mean, base_known: mean of the base model [m, ...] and for which pairs it was computed [m] bool; None where for none.
     """
 
     state: torch.Tensor
@@ -36,6 +36,7 @@ class Transitions:
     image: torch.Tensor
     step: torch.Tensor
     base_mean: torch.Tensor | None = None
+    base_known: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.log_prob)

@@ -24,6 +24,7 @@ INIT_STREAM = 1 << 24
 HIDDEN = 64
 MEAN_GAIN = 3.0  # lets the mean cross its useful range (about 2) within a hundred updates at the common learning rate
 GUIDANCE_SPAN = 19.0
+EDGE = 1e-3
 INCREMENT_LIMIT = 3.0  # an increment is stretched or shrunk by at most e^3
 TIMESTEP_GRID = 4096  # timesteps are rounded to this fraction of a level, so that u = 0 gives the stock ones to the bit
 
@@ -39,7 +40,10 @@ class SchedulerPolicy(Policy):
 
     def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        self._check(config.guidance_scale)
+        if not 1.0 < config.guidance_scale < 1.0 + GUIDANCE_SPAN:
+            raise InputError(
+                f"guidance_scale {config.guidance_scale}: SCHEDULER_POLICY moves it inside 1 to 20; start from a value strictly between, as 7.5", field="guidance_scale"
+            )
         generator = torch.Generator().manual_seed(mix(config.seed, INIT_STREAM))
         self.body = nn.Sequential(nn.Linear(backbone.null_embedding.shape[-1], HIDDEN), nn.Tanh())
         self.head = nn.Linear(HIDDEN, self.action_dimension)
@@ -48,11 +52,6 @@ class SchedulerPolicy(Policy):
         nn.init.zeros_(self.head.bias)
         self.spread = LogStd(config, (1, self.action_dimension))
         self.to(backbone.device)
-
-    @staticmethod
-    def _check(guidance_scale: float) -> None:
-        if not 1.0 < guidance_scale < 1.0 + GUIDANCE_SPAN:
-            raise InputError(f"guidance_scale {guidance_scale}: SCHEDULER_POLICY moves it inside 1 to 20; start from a value strictly between, as 7.5", field="guidance_scale")
 
     @property
     def action_dimension(self) -> int:
@@ -73,15 +72,14 @@ class SchedulerPolicy(Policy):
 
     def plan(self, schedule: Schedule, embeds: torch.Tensor, noise: NoiseSource, guidance_scale: float, deterministic: bool) -> Plan:
         """Draw u once per image and turn it into noise levels and guidance."""
-        self._check(guidance_scale)
         pooled = pool_text(embeds)
         gaussian = self._gaussian(pooled)
         u = gaussian.mean if deterministic else gaussian.sample(noise.plan((self.action_dimension,)))
         return Plan(self.shaped(schedule, u[:, :-1]), self.guidance(u[:, -1], guidance_scale), Action(pooled, u, gaussian))
 
     def guidance(self, u: torch.Tensor, start: float) -> torch.Tensor:
-        """1 + 19 sigmoid(u + offset) [m] float32, `start` at u = 0."""
-        share = (start - 1) / GUIDANCE_SPAN
+        """1 + 19 sigmoid(u + offset) [m] float32, `start` at u = 0; a start moved to the very ends of the range while training counts as just inside."""
+        share = min(max((start - 1) / GUIDANCE_SPAN, EDGE), 1 - EDGE)
         value = 1 + GUIDANCE_SPAN * torch.sigmoid(u.double() + math.log(share / (1 - share)))
         return value.mul(1e6).round().div(1e6).float()
 

@@ -182,12 +182,12 @@ class Agent:
         """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""
         step = int(torch.randint(trajectory.steps, (1,), generator=generator))
         index = (group.transitions.step == step).nonzero().squeeze(1)
-        means = torch.full_like(group.transitions.mean, float("nan"))
+        means = torch.zeros_like(group.transitions.mean)
         with torch.no_grad(), self.policy.as_base():
             for part in index.split(settings.micro_batch):
                 check_stop(should_stop)
                 means[part] = self.policy.distribution(group.transitions.take(part)).mean
-        group.transitions.base_mean = means
+        group.transitions.base_mean, group.transitions.base_known = means, group.transitions.step == step
         settings.base_share = 1 / trajectory.steps
 
     def _after(self, stats: UpdateStats, group: Batch, steps: int) -> None:

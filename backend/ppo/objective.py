@@ -78,10 +78,9 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     loss = surrogate.sum()
     if policy.learns_std and settings.entropy_coef:
         loss = loss - settings.entropy_coef * entropy.sum()
-    base = torch.zeros_like(t.mean) if policy.base_is_zero else t.base_mean
+    base, known = (torch.zeros_like(t.mean), torch.ones_like(chunk.fresh)) if policy.base_is_zero else (t.base_mean, t.base_known)
     if base is not None:
-        known = base.flatten(1)[:, 0].isfinite()
-        kl_base = distribution.mean_shift_kl(torch.where(known.reshape(-1, *[1] * (base.ndim - 1)), base, distribution.mean.detach()))
+        kl_base = torch.where(known, distribution.mean_shift_kl(base), 0.0)
         tally.add(kl_base=kl_base[known])
         if settings.kl_base_coef:
             # The pairs with a known base mean stand for all: an unbiased estimate of the penalty.

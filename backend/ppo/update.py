@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from backend.diffusion.sampler import ShouldStop, check_stop
@@ -30,6 +32,9 @@ class PPO:
         noise_scale: GradientNoiseScale,
     ) -> None:
         self.policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale = policy, optimiser, critic, critic_optimiser, noise_scale
+        # Losses are per action element: in half precision their gradients would underflow, so they go backward about d_a times larger.
+        half = policy.backbone.dtype != torch.float32
+        self.loss_scale = 2.0 ** round(math.log2(policy.action_dimension)) if half else 1.0
 
     def run(self, batch: Batch, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None = None) -> Tally:
         """Epochs over a batch; parameters are changed in place.
@@ -65,7 +70,7 @@ class PPO:
             finite = finite and bool(loss.isfinite())
             if not finite:
                 break
-            (loss / pairs).backward()
+            (loss * (self.loss_scale / pairs)).backward()
             kls.append(kl)
         kl = torch.cat(kls) if kls else torch.zeros(0)
         tally.last_kl = float(kl.mean()) * self.policy.action_dimension if len(kl) else 0.0
@@ -78,6 +83,8 @@ class PPO:
 
     def _step(self, settings: Settings, tally: Tally, finite: bool) -> torch.Tensor | None:
         parameters = [p for p in self.policy.trainable().values() if p.grad is not None]
+        for p in parameters if self.loss_scale != 1 else []:
+            p.grad.div_(self.loss_scale)
         flat = torch.cat([p.grad.flatten() for p in parameters]) if finite and parameters else None
         norm = float(flat.norm()) if flat is not None else float("nan")
         if flat is None or not norm < float("inf"):

@@ -14,7 +14,6 @@ from backend.policies.base import build_policy
 from backend.ppo.agent import Agent
 
 SMALL = {"prompts_per_group": 3, "images_per_prompt": 2, "num_inference_steps": 6, "window_size": 2, "lora_rank": 4, "learning_rate": 1e-3}
-MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
 
 
 class Bench:
@@ -37,4 +36,4 @@ class Bench:
 @pytest.fixture
 def bench(tiny_pipeline: Path) -> Callable[..., Bench]:
     """`bench(mode=..., ...)`: a fresh agent on a freshly loaded miniature pipeline."""
-    return lambda **values: Bench(load_backbone(tiny_pipeline), **values)
+    return lambda dtype=torch.float32, **values: Bench(load_backbone(tiny_pipeline, dtype=dtype), **values)

@@ -63,12 +63,8 @@ def test_a_mixed_policy_loads(bench, mode, tmp_path):
 def test_refusals(tmp_path):
     adapter(tmp_path / "a", 0)
     adapter(tmp_path / "b", 1, rank=2)
-    for folders, weights, message in (
-        ([], None, "no checkpoints"),
-        (["a"], [-1], "weights"),
-        (["a", "b"], None, "ranks"),
-        (["a", "x"], None, "has no"),
-        (["x"], None, "holds no saved"),
-    ):
+    cases = [([], None, "no checkpoints"), (["a"], [-1], "weights"), (["a", "b"], None, "ranks"), (["a", "x"], None, "has no"), (["x"], None, "holds no saved")]
+    cases = [([], None, "no checkpoints"), (["a"], [-1], "weights"), (["a", "b"], None, "ranks"), (["a", "x"], None, "has no"), (["x"], None, "holds no saved")]
+    for folders, weights, message in cases:
         with pytest.raises(InputError, match=message):
             mix_checkpoints([tmp_path / f for f in folders], tmp_path / "m", weights)

@@ -98,11 +98,9 @@ def test_base_weights_are_frozen_and_only_adapters_train(bench):
     assert layers == {"to_q", "to_k", "to_v", "0", "conv1", "conv2"}
     attention = bench(lora_targets="attention").agent.policy.trainable()
     assert {n.partition(".lora_")[0].rsplit(".", 1)[-1] for n in attention} == {"to_q", "to_k", "to_v", "0"}
-    expected = sum(
-        4 * (m.in_features + m.out_features)
-        for n, m in b.agent.backbone.unet.named_modules()
-        if n.endswith(("to_q.base_layer", "to_k.base_layer", "to_v.base_layer", "to_out.0.base_layer"))
-    )
+    projections = tuple(f"{name}.base_layer" for name in ("to_q", "to_k", "to_v", "to_out.0"))
+    adapted = [m for n, m in bench(lora_targets="attention").agent.backbone.unet.named_modules() if n.endswith(projections)]
+    expected = sum(4 * (m.in_features + m.out_features) for m in adapted)  # rank 4
     assert sum(p.numel() for p in attention.values()) == expected
 
 

@@ -1,0 +1,110 @@
+"""Trust-region steps, and learning of a toy reward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backend.ppo.batch import Batch
+from backend.ppo.objective import Tally, pair_loss
+from backend.ppo.trpo import TRPO, kl_bound
+
+MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
+CREDIT = torch.tensor([1.0, -2.0, 0.5, 0.2, 3.0, -1.0])
+
+
+def measured(b, batch: Batch) -> tuple[float, float]:
+    """Surrogate without its clip, and joint KL, of the present policy."""
+    with torch.no_grad():
+        log_prob, _, distribution = b.agent.policy.evaluate(batch.transitions)
+        surrogate = (batch.advantages * (log_prob - batch.transitions.log_prob).exp()).mean()
+        kl = distribution.kl_from(batch.transitions.mean, batch.transitions.log_std).mean() * b.agent.policy.action_dimension
+    return float(surrogate), float(kl)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_step_stays_in_the_trust_region_and_improves_the_surrogate(bench, mode):
+    b = bench(mode=mode, algorithm="TRPO", kl_base_coef=0.0, entropy_coef=0.0)
+    trajectory = b.rollout()
+    estimate = b.agent.credit.state()
+    batch = Batch.of(trajectory, b.agent.advantages(trajectory, CREDIT, b.index))
+    b.agent.credit.load_state(estimate)
+    before, _ = measured(b, batch)
+    stats = b.agent.update(trajectory, CREDIT, b.index, None, torch.Generator().manual_seed(0))
+    after, kl = measured(b, batch)
+    bound = kl_bound(b.agent.clip_nats)
+    assert stats.optimiser_steps == 1
+    assert after > before
+    assert 0.05 * bound < kl <= bound * 1.001
+    assert stats.kl_divergence == pytest.approx(kl, rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["DIVERSITY_POLICY", "LORA_UNET"])
+def test_fisher_product_is_that_of_the_explicit_matrix(bench, mode):
+    b = bench(mode=mode, **({"lora_targets": "attention", "lora_rank": 1} if mode == "LORA_UNET" else {}))
+    trpo, trajectory = TRPO(b.agent.policy), b.rollout()
+    part = Batch.of(trajectory, b.agent.advantages(trajectory, CREDIT, b.index)).take(torch.arange(2))
+    parameters = list(b.agent.policy.trainable().values())
+    size = sum(p.numel() for p in parameters)
+    v = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    # For a Gaussian, v F v = mean over pairs of |J v / sigma|^2 (+ 2 |d log sigma|^2): J v by a central difference of the mean.
+    start, step = b.agent.policy.trainable_state(), 1e-3
+
+    def at(sign: int):
+        offset, moved = 0, {}
+        for name, t in start.items():
+            moved[name] = t + sign * step * v[offset : offset + t.numel()].view_as(t)
+            offset += t.numel()
+        b.agent.policy.load_trainable(moved)
+        with torch.no_grad():
+            return b.agent.policy.distribution(part.transitions)
+
+    high, low = at(1), at(-1)
+    b.agent.policy.load_trainable(start)
+    sigma = part.transitions.log_std.exp()
+    shift = (((high.mean - low.mean) / (2 * step)) / sigma).square().flatten(1).sum(1)
+    spread = ((high.log_std - low.log_std) / (2 * step)).expand_as(high.mean).square().flatten(1).sum(1) * 2
+    assert float(v.dot(trpo.fisher_product(part, v))) == pytest.approx(float((shift + spread).mean()), rel=0.01)
+
+
+def test_nothing_moves_where_no_step_improves(bench, monkeypatch):
+    b = bench(mode="SCHEDULER_POLICY", algorithm="TRPO")
+    before = b.agent.policy.trainable_state()
+    monkeypatch.setattr(TRPO, "_measure", lambda *args: (float("inf"), 0.0, Tally()))
+    assert b.episode(0).optimiser_steps == 0
+    assert all(torch.equal(before[n], t) for n, t in b.agent.policy.trainable_state().items())
+
+
+def test_ppo_and_trpo_share_one_loss(bench):
+    b = bench(mode="SCHEDULER_POLICY")
+    trajectory = b.rollout()
+    batch = Batch.of(trajectory, b.agent.advantages(trajectory, CREDIT, b.index))
+    loss, kl = pair_loss(b.agent.policy, batch, b.agent._settings(6), Tally())
+    entropy = batch.transitions.log_std.mean()
+    # Ratio 1, the mean still the base's: what remains is -A and the entropy bonus.
+    assert float(loss.detach()) == pytest.approx(float(-batch.advantages.sum() - 6 * 0.01 * entropy), rel=1e-4)
+    assert kl.abs().max() < 1e-6
+
+
+def brightness(b, **kwargs) -> float:
+    rows = [b.rollout(1000 + i, deterministic=True, **kwargs).images.mean((1, 2, 3)) for i in range(4)]
+    return float(torch.cat(rows).mean())
+
+
+@pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.slow)])
+def test_brightness_follows_the_reward(bench, sign):
+    b = bench(learning_rate=1e-2, num_inference_steps=5, window_size=3, kl_base_coef=0.0)
+    start = brightness(b)
+    for number in range(30):
+        b.episode(number, reward=lambda images: sign * (images.mean((1, 2, 3)) - images.mean()) * 50)
+    assert sign * (brightness(b, use_ema=True) - start) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["PPO", "TRPO"])
+def test_brightness_rises_much_in_a_hundred_episodes(bench, algorithm):
+    b = bench(algorithm=algorithm, learning_rate=5e-3, num_inference_steps=6, window_size=4, kl_base_coef=0.0)
+    start = brightness(b)
+    for number in range(100):
+        b.episode(number, reward=lambda images: (images.mean((1, 2, 3)) - images.mean()) * 50)
+    assert brightness(b, use_ema=True) - start > 0.03
