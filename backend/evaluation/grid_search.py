@@ -85,3 +85,17 @@ def markdown_grid(result: dict[str, Any]) -> str:
         row = {cell["warp"]: cell for cell in result["cells"] if cell["guidance"] == guidance}
         lines.append(f"| {guidance:g} | " + " | ".join(f"{row[w]['gain']:+.4f} (±{2 * row[w]['standard_error']:.4f})" for w in warps) + " |")
     return "\n".join(lines)
+
+
+def ceiling_sentence(result: dict[str, Any], gains: Sequence[float]) -> str:
+    """What the grid says of a policy that chooses schedule and guidance.
+
+    Args:
+        result: of `grid_search`.
+        gains: the policy's gain over the base for each training seed, in the same score.
+    """
+    best = result["best"]
+    if best["z"] <= 2:
+        return "No constant guidance and spacing beats the base by more than two standard errors: the base is the ceiling of constants."
+    text = f"The best constant is guidance {best['guidance']:g} with warp {best['warp']:g}: {best['gain']:+.4f} (± {best['standard_error']:.4f})."
+    return text + (f" SCHEDULER_POLICY reaches {np.mean(gains) / best['gain']:.0%} of that gain." if len(gains) else "")

@@ -21,7 +21,7 @@ import numpy as np
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.evaluation.generate import base_images, open_backbone, pick_device, weights_digest
-from backend.evaluation.grid_search import grid_search, markdown_grid, paired_gain
+from backend.evaluation.grid_search import ceiling_sentence, grid_search, markdown_grid, paired_gain
 from backend.evaluation.group_score import group_scores, reward_for
 from backend.evaluation.protocol import protocol_for
 from tests.benchmarks.common import arm_results, freeze, frozen_facts, machine, machine_line, overridden, parse, run_arms, train_arm, tuned_images, write
@@ -114,11 +114,9 @@ def table(folder: Path) -> str:
             found = summary[mode]
             lines.append(f"| **{mode}** | all {len(arms)} | | | | **{found['gain']:+.4f} ± {found['standard_error']:.4f}** | **{found['z']:.1f}** | |")
     if grid is not None:
-        best = grid["best"]
-        sentence = f"the best is guidance {best['guidance']:g} with warp {best['warp']:g}: {best['gain']:+.4f}"
-        lines += ["", f"Gain of constant guidance and spacing over the base ({grid['images']} images, ± two standard errors); {sentence}.", "", markdown_grid(grid)]
-        if "SCHEDULER_POLICY" in summary and best["gain"] > 0:
-            lines += ["", f"SCHEDULER_POLICY reaches {summary['SCHEDULER_POLICY']['gain'] / best['gain']:.0%} of the best constant's gain."]
+        gains = [arm["gain"] for arm in results.values() if arm["mode"] == "SCHEDULER_POLICY"]
+        lines += ["", f"Gain of constant guidance and spacing over the base ({grid['images']} images, ± two standard errors):", ""]
+        lines += [markdown_grid(grid), "", ceiling_sentence(grid, gains)]
     write(folder / "modes" / "summary.json", {"modes": summary, "best_constant": grid and grid["best"]})
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from scipy import stats
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.evaluation import generate
-from backend.evaluation.grid_search import grid_search, markdown_grid, paired_gain
+from backend.evaluation.grid_search import ceiling_sentence, grid_search, markdown_grid, paired_gain
 from backend.evaluation.group_score import group_scores
 from backend.evaluation.protocol import Protocol
 
@@ -65,3 +65,9 @@ def test_groups_are_consecutive_and_whole():
     scores = group_scores(Recorder(), images, list("abcdefg"), size=3)
     assert scores * 255 == pytest.approx([1, 4])
     assert Recorder.seen == [["a", "b", "c"], ["d", "e", "f"]]
+
+
+def test_the_ceiling_is_claimed_beyond_two_standard_errors_only():
+    cell = {"guidance": 3.0, "warp": 1.0, "gain": 0.1, "standard_error": 0.02, "z": 5.0}
+    assert "reaches 90%" in ceiling_sentence({"best": cell}, [0.08, 0.1])
+    assert "base is the ceiling" in ceiling_sentence({"best": cell | {"z": 1.9}}, [0.1])

@@ -1,0 +1,186 @@
+"""Does learning go on, and do judges that the reward never saw agree? Policies at the defaults, ceilings, ablations.
+
+    python -m tests.benchmarks.bench_learning                       # everything; arms that are done are skipped
+    python -m tests.benchmarks.bench_learning --arm LORA_UNET:0     # one arm
+    python -m tests.benchmarks.bench_learning --table               # the tables from what is done
+
+Policies train 200 episodes on 3 seeds; base and tuned model then draw 1,024 images each of the test prompts at the same
+seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY); `trivial` lets the judges choose the
+best constant guidance under the same guards. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
+default reward, whatever they were trained on.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from backend.analysis.convergence import slope_interval, trend
+from backend.analysis.series import columns
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.evaluation.evaluate import judge, set_stage, trivial_baseline
+from backend.evaluation.generate import base_images, open_backbone, pick_device, weights_digest
+from backend.evaluation.grid_search import grid_search, paired_gain
+from backend.evaluation.group_score import group_scores, reward_for
+from backend.evaluation.protocol import Protocol, protocol_for
+from backend.runs import Run
+from tests.benchmarks.common import freeze, frozen_facts, machine, overridden, parse, run_arms, train_arm, tuned_images
+from tests.benchmarks.learning_tables import write_tables
+
+MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
+SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
+EPISODES, ABLATION_EPISODES = 200, 60
+IMAGES, SCORED, ABLATION_IMAGES, GRID_IMAGES = 1024, 256, 256, 128
+LEARNED_BY = 50  # the original's policies were flat from here on
+TRIVIAL = (1.0, 1.5, 2.0, 3.0, 4.5, 6.0)
+ABLATIONS = MappingProxyType(
+    {
+        "default": {},
+        "broadcast": {"advantage": "broadcast"},
+        "centred": {"advantage": "centred"},
+        "gae": {"advantage": "gae"},
+        "batch-reward": {"reward_mode": "batch"},
+        "window-late": {"window_start": 4},
+        "window-all": {"window_size": 8},
+        "no-kl": {"kl_base_coef": 0.0},
+        "vendi": {"metric": "VENDI"},
+        "ensemble": {"ensemble": "MMD=1, COVERAGE=0.5, ADHERENCE=0.5"},
+        "trpo": {"algorithm": "TRPO"},
+        "curriculum": {"curriculum": "diversity_weight"},
+        "replay": {"replay_groups": 2},
+        "four-epochs": {"ppo_epochs": 4},
+        "attention-only": {"lora_targets": "attention"},
+        "groups-of-4": {"prompts_per_group": 2},
+    }
+)
+MAIN = tuple(f"{mode}:{seed}" for mode in MODES for seed in SEEDS)
+ABLATED = tuple(f"{name}:{seed}" for name in ABLATIONS for seed in ABLATION_SEEDS)
+ARMS = (*MAIN, "grid", "trivial", *ABLATED)
+
+
+def arm_config(arm: str, settings: list[str]) -> TrainConfig:
+    """The settings of an arm."""
+    name, _, seed = arm.partition(":")
+    quiet = {"eval_images": 0, "sample_every": 20}
+    if name in MODES:
+        return overridden(TrainConfig(mode=name, seed=int(seed), episodes=EPISODES, **quiet), settings)
+    changes = ABLATIONS.get(name, {})
+    return overridden(TrainConfig(seed=int(seed or 0), episodes=ABLATION_EPISODES, probe_every=0, **quiet, **changes), settings)
+
+
+def scored_by(config: TrainConfig, settings: list[str]) -> TrainConfig:
+    """The default reward on the arm's model and reference, so that all arms stand on one scale."""
+    return overridden(TrainConfig(), [s for s in settings if s.split("=")[0] in ("base_model", "reference", "test_prompts", "train_prompts", "extractor")])
+
+
+def curve_facts(run: Run) -> dict[str, Any]:
+    """How the score rose: slope after episode 50 with its interval, last state, seconds."""
+    data = columns(run, "policy_updates", ["batch_score", "time_per_episode"])
+    score, times = data["batch_score"], data["time_per_episode"]
+    slope, low, high = slope_interval(score[LEARNED_BY:])
+    after = {"slope": slope, "low": low if np.isfinite(low) else None, "high": high if np.isfinite(high) else None}
+    return {
+        "episodes": len(score),
+        "after_50": after,
+        "state": trend(score).state,
+        "minutes": float(np.nansum(times) / 60),
+        "seconds_per_episode": float(np.nanmedian(times)),
+        "curve": score.tolist(),
+    }
+
+
+def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
+    """One training run, its raw gain, and what the judges say."""
+    config = arm_config(arm, chosen.set)
+    main = config.episodes == EPISODES or arm in MAIN
+    protocol = protocol_for(config, chosen.images if main else min(ABLATION_IMAGES, chosen.images))
+    backbone = open_backbone(config, chosen.device)
+    model = weights_digest(backbone)
+    freeze(chosen.results / "learning", frozen_facts(config, protocol_for(config, chosen.images), model))
+    run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
+    base, tuned = base_images(config, protocol, backbone, model), tuned_images(config, run, protocol, model, chosen.device)
+    stage = set_stage(config, protocol, pick_device(chosen.device))
+    verdict = judge(stage, stage.judges.measure(base), [stage.judges.measure(tuned)])
+    facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": protocol.images, **curve_facts(run)}
+    raw = raw_gain(config, chosen, protocol, base, tuned)
+    return {**facts, "raw": raw, "verdict": verdict, "judge": stage.judges.describe(), "machine": machine(chosen.device)}
+
+
+def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: np.ndarray, tuned: np.ndarray) -> dict[str, Any]:
+    """Paired gain of the default reward's raw group score on the first 256 images."""
+    reward = reward_for(scored_by(config, chosen.set), pick_device(chosen.device))
+    before, after = (group_scores(reward, images[:SCORED], protocol.captions[:SCORED]) for images in (base, tuned))
+    return {"base": float(before.mean()), "tuned": float(after.mean()), **paired_gain(after, before)}
+
+
+def score_grid(chosen: Namespace) -> dict[str, Any]:
+    """Constant guidance and spacing, scored by the reward."""
+    config = arm_config("SCHEDULER_POLICY:0", chosen.set)
+    protocol = protocol_for(config, min(GRID_IMAGES, chosen.images))
+    backbone = open_backbone(config, chosen.device)
+    reward = reward_for(config, pick_device(chosen.device))
+
+    def score(images: np.ndarray) -> np.ndarray:
+        return group_scores(reward, images, protocol.captions)
+
+    found = grid_search(config, protocol, backbone, weights_digest(backbone), score, progress=lambda what, share: print(f"  {share:4.0%} {what}", flush=True))
+    return {**found, "images": protocol.images, "machine": machine(chosen.device)}
+
+
+def judge_trivial(chosen: Namespace) -> dict[str, Any]:
+    """The best constant guidance under the guards, by the judges."""
+    config = arm_config("LORA_UNET:0", chosen.set)
+    protocol = protocol_for(config, chosen.images)
+    backbone = open_backbone(config, chosen.device)
+    model = weights_digest(backbone)
+    stage = set_stage(config, protocol, pick_device(chosen.device))
+    base = stage.judges.measure(base_images(config, protocol, backbone, model))
+    found = trivial_baseline(config, stage, backbone, model, base, TRIVIAL, progress=lambda what, share: print(f"  {share:4.0%} {what}", flush=True))
+    return {**found, "images": protocol.images, "machine": machine(chosen.device)}
+
+
+def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
+    """All training seeds of a policy in one comparison; None while a seed is missing. Images come from the cache."""
+    folder = chosen.results / "learning"
+    if not all((folder / f"{mode}_{seed}.json").is_file() for seed in SEEDS):
+        return None
+    configs = [arm_config(f"{mode}:{seed}", chosen.set) for seed in SEEDS]
+    protocol = protocol_for(configs[0], chosen.images)
+    backbone = open_backbone(configs[0], chosen.device)
+    model = weights_digest(backbone)
+    stage = set_stage(configs[0], protocol, pick_device(chosen.device))
+    base = stage.judges.measure(base_images(configs[0], protocol, backbone, model))
+    tuned = []
+    for config in configs:
+        run, _, _ = train_arm(config, chosen.runs / "learning" / f"{mode}_{config.seed}")
+        tuned.append(stage.judges.measure(tuned_images(config, run, protocol, model, chosen.device)))
+    return judge(stage, base, tuned)
+
+
+def work(arm: str, chosen: Namespace) -> dict[str, Any]:
+    """One arm."""
+    special = {"grid": score_grid, "trivial": judge_trivial}
+    return special[arm](chosen) if arm in special else train_and_judge(arm, chosen)
+
+
+def main() -> int:
+    """Run the arms that were asked for and write the tables."""
+    chosen = parse(__doc__, ARMS, IMAGES)
+    try:
+        if not chosen.table:
+            run_arms(chosen.arm or ARMS, chosen.results / "learning", lambda arm: work(arm, chosen))
+        text = write_tables(chosen.results, ARMS, {mode: judge_together(mode, chosen) for mode in MODES})
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Tables and charts of the learning benchmark, from the arms that are done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.analysis.figures import layout, line
+from backend.analysis.series import smooth
+from backend.analysis.static import write_png
+from backend.errors import InputError
+from backend.evaluation.bootstrap import seed_interval
+from backend.evaluation.grid_search import markdown_grid
+from tests.benchmarks.common import arm_results, machine_line, write
+
+MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, a dash for what is missing."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def between(interval: Mapping[str, float | None] | None, scale: float = 1.0, unit: str = "") -> str:
+    """`estimate (low to high)`."""
+    if not interval or interval["low"] is None:
+        return "–"
+    return f"{scale * interval['estimate']:.3g}{unit} ({scale * interval['low']:.3g} to {scale * interval['high']:.3g})"
+
+
+def row_of(verdict: Mapping[str, Any], begins: str) -> dict[str, Any]:
+    """The row of a verdict's table whose measure begins so; empty where there is none."""
+    return next((row for row in verdict["table"] if row["measure"].startswith(begins)), {"estimate": None, "low": None, "high": None, "base": None, "tuned": None})
+
+
+def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    """One line per training run of the policies."""
+    head = [
+        "Policy",
+        "Seed",
+        "Raw score, base",
+        "tuned",
+        "z",
+        "Slope after episode 50, per 100 episodes",
+        "State",
+        "Gap closed (95 %)",
+        "Precision, points",
+        "Adherence",
+        "Training",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for arm in (results[name] for name in results if results[name].get("name") in MODES):
+        verdict, raw = arm["verdict"], arm["raw"]
+        adherence = between(verdict["adherence"]["relative"], 100, " %") if verdict["adherence"].get("relative") else "–"
+        cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", between(arm["after_50"], 100), arm["state"]]
+        cells += [between(verdict["gap"].get("lite2"), 100, " %"), between(row_of(verdict, "Precision")), adherence, f"{arm['minutes']:.0f} min"]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return lines
+
+
+def together_table(together: Mapping[str, dict[str, Any] | None], results: Mapping[str, dict[str, Any]], trivial: dict[str, Any] | None) -> list[str]:
+    """All seeds of each policy in one comparison."""
+    lines = [
+        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Guards kept |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for mode, verdict in together.items():
+        if verdict is None:
+            continue
+        gaps = [between(verdict["gap"].get(name), 100, " %") for name in ("lite2", "wavelet", "attributes")]
+        single = [arm["verdict"]["gap_closed"] for arm in results.values() if arm.get("name") == mode]
+        spread = between(seed_interval(single).to_dict(), 100, " %") if len(single) > 1 and None not in single else "–"
+        kept = "yes" if verdict["guards"]["passed"] else "no"
+        lines.append(f"| {mode} | {' | '.join(gaps)} | {spread} | {between(row_of(verdict, 'Precision'))} | {kept} |")
+    if trivial is not None:
+        best = trivial["best"]
+        what = f"constant guidance {best['guidance']:g}" if best else "constant guidance (none keeps the guards)"
+        lines.append(f"| {what} | {percent(best['gap_closed'] if best else None)} | – | – | – | – | {'yes' if best else 'no'} |")
+    return lines
+
+
+def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    """One line per ablation, seeds averaged; ± is half the difference of two seeds."""
+    names = list(dict.fromkeys(arm["name"] for arm in results.values() if arm.get("name") and arm["name"] not in MODES))
+    lines = ["| Arm | Seeds | Raw score gain | Vendi (Lite2) change | Precision, points | Seconds an episode |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for name in names:
+        arms = [arm for arm in results.values() if arm.get("name") == name]
+        gains = np.array([arm["raw"]["gain"] for arm in arms])
+        vendi = np.array([row_of(arm["verdict"], "Vendi score, Lite2")["estimate"] for arm in arms], dtype=float)
+        precision = np.array([row_of(arm["verdict"], "Precision")["estimate"] for arm in arms], dtype=float)
+        cells = [f"{v.mean():+.3g} ± {v.std():.2g}" for v in (gains, vendi, precision)]
+        lines.append(f"| {name} | {len(arms)} | {' | '.join(cells)} | {np.mean([arm['seconds_per_episode'] for arm in arms]):.1f} |")
+    return lines
+
+
+def draw_curves(results: Mapping[str, dict[str, Any]], folder: Path) -> None:
+    """Learning curves as PNG: the policies, and the ablations."""
+    groups = {"policies": [a for a in results.values() if a.get("name") in MODES], "ablations": [a for a in results.values() if a.get("name") and a["name"] not in MODES]}
+    for name, arms in groups.items():
+        labels = list(dict.fromkeys(arm["name"] for arm in arms))
+        traces = []
+        for index, label in enumerate(labels):
+            curves = [arm["curve"] for arm in arms if arm["name"] == label]
+            shortest = min(map(len, curves))
+            mean = smooth(np.mean([curve[:shortest] for curve in curves], axis=0))
+            traces.append(line(label, np.arange(1, shortest + 1), mean, index))
+        if traces:
+            write_png({"data": traces, "layout": layout(f"Raw group score, {name} (mean over seeds)", "score of its own reward")}, folder / f"curves_{name}.png")
+
+
+def write_tables(folder: Path, arms: Sequence[str], together: Mapping[str, dict[str, Any] | None]) -> str:
+    """Write `learning.md`, `learning/summary.json` and the curves; return the Markdown.
+
+    Raises:
+        InputError: no arm is done yet.
+    """
+    results = arm_results(folder / "learning", arms)
+    if not results:
+        raise InputError("no arm is done yet: run the benchmark without --table first")
+    grid, trivial = results.pop("grid", None), results.pop("trivial", None)
+    known = next(iter(results.values()), grid or trivial)
+    parts = ["# Learning, measured by judges that the reward never saw", f"Machine: {machine_line(known['machine'])}.\nCommand: `python -m tests.benchmarks.bench_learning`."]
+    if any(arm.get("name") in MODES for arm in results.values()):
+        parts += ["## Policies at the defaults", "\n".join(seeds_table(results)), "## All training seeds together", "\n".join(together_table(together, results, trivial))]
+    summary: dict[str, Any] = {"together": together, "trivial": trivial and trivial["best"]}
+    if grid is not None:
+        best = grid["best"]
+        parts += [
+            "## Constant guidance and spacing",
+            f"Gain of the raw score over the base (± two standard errors); best: guidance {best['guidance']:g}, warp {best['warp']:g}, {best['gain']:+.4f}.",
+            markdown_grid(grid),
+        ]
+        gains = [arm["raw"]["gain"] for arm in results.values() if arm.get("name") == "SCHEDULER_POLICY"]
+        if gains and best["gain"] > 0:
+            summary["scheduler_share_of_ceiling"] = float(np.mean(gains) / best["gain"])
+            parts.append(f"SCHEDULER_POLICY reaches {percent(summary['scheduler_share_of_ceiling'])} of that ceiling.")
+    if any(arm.get("name") and arm["name"] not in MODES for arm in results.values()):
+        parts += ["## Ablations (LORA_UNET, 60 episodes)", "All arms are scored by the default reward on test prompts.", "\n".join(ablation_table(results))]
+    draw_curves(results, folder / "learning")
+    write(folder / "learning" / "summary.json", summary)
+    text = "\n\n".join(parts) + "\n"
+    (folder / "learning.md").write_text(text, encoding="utf-8")
+    return text
