@@ -85,11 +85,12 @@ class Extractor(nn.Module):
             InputError: see `check_images`.
         """
         check_images(images)
+        if len(images) == 0:
+            return images.new_zeros(0, self.dimension, dtype=torch.float32)
         with torch.set_grad_enabled(preserve_gradients):
             size = self.batch_size or (8 if self.device.type == "cpu" else 64)
             rows = [self.features(part.to(self.device, torch.float32)).float() for part in images.split(size)]
-            out = torch.cat(rows) if rows else images.new_zeros(0, self.dimension, dtype=torch.float32)
-        return out.to(images.device)
+        return torch.cat(rows).to(images.device)
 
     def describe(self) -> dict[str, str | int]:
         """What has to be recorded beside a score: name, layer, dimension, weight hash."""

@@ -30,7 +30,8 @@ class Attributes(SetMetric):
         self.model = context.attribute_model
         if not self.model.readable.any():
             raise InputError("the attribute regressors can read no attribute: build them again from more renders", field="metric")
-        measured = self.model.predict(context.reference_images)[:, self.model.readable]
+        attributes = context.reference_attributes
+        measured = (self.model.predict(context.reference_images) if attributes is None else attributes)[:, self.model.readable]
         self.standardiser = Standardiser.fit(measured)
         reference = self.standardiser.transform(measured)
         self.bandwidth = BANDWIDTH * median_distance(reference)

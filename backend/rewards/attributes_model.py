@@ -167,7 +167,7 @@ def fit_on_features(raw: Tensor, targets: Tensor, network: Extractor) -> Attribu
         scores[penalty] = r_squared(x[held] @ weight + bias, y[held])
     best = max(PENALTIES, key=lambda p: float(scores[p].mean()))
     weight, bias = ridge(x, y, best)
-    return AttributeModel(tuple(ATTRIBUTES), standardiser.mean, standardiser.std, weight, bias, scores[best], network.name, network.sha256)
+    return AttributeModel(tuple(ATTRIBUTES), standardiser.mean, standardiser.std, weight.contiguous(), bias, scores[best], network.name, network.sha256)
 
 
 def load_attribute_model(folder: str | Path = FOLDER, extractor: str = "efficientnet_lite0") -> AttributeModel | None:

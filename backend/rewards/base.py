@@ -76,6 +76,7 @@ class MetricContext:
         attribute_model: regressors from images to crater attributes; None where no file of them is there.
         extractor: the network behind the features.
         reference_captions: M captions, or none.
+        reference_attributes: [M, A] measured on the reference images, where that came free.
     """
 
     reference: Tensor
@@ -84,6 +85,7 @@ class MetricContext:
     attribute_model: AttributeModel | None = None
     extractor: Extractor | None = None
     reference_captions: list[str] = field(default_factory=list)
+    reference_attributes: Tensor | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backend.rewards.kernels import kth_distances, rbf, squared_distances
+from backend.rewards.kernels import rbf, reference_radii, squared_distances
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RECENT = 64  # images of the queue that the sequential bonus looks back on
@@ -115,6 +115,5 @@ def quality_bonus(x: Tensor, reference: Tensor, k: int) -> Tensor:
     Returns:
         [B] in [-3, 3]; above 0 is inside.
     """
-    radii = kth_distances(squared_distances(reference, reference), k, exclude_self=True)
-    ratio = (squared_distances(x.double(), reference).sqrt() / radii.clamp_min(1e-9)).min(1).values
+    ratio = (squared_distances(x.double(), reference).sqrt() / reference_radii(reference, k)).min(1).values
     return (-torch.log(ratio.clamp_min(1e-9))).clamp(-QUALITY_RANGE, QUALITY_RANGE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,39 +12,12 @@ from backend.config.schema import TrainConfig
 from backend.errors import InputError
 from backend.features.base import check_images
 from backend.rewards.attributes_model import load_attribute_model
-from backend.rewards.base import MetricResult, RewardBatch
+from backend.rewards.base import Metric, MetricResult, RewardBatch
 from backend.rewards.bonuses import RECENT, entropy_bonus, quality_bonus, sequential_bonus, spatial_bonus
 from backend.rewards.kernels import median_distance
 from backend.rewards.normalise import RunningNormaliser
+from backend.rewards.result import DAMAGED, WEIGHTS, RewardResult, spread
 from backend.rewards.spaces import Part, Space, parse_ensemble
-
-BONUSES = ("sequential", "spatial", "entropy", "quality")
-WEIGHTS = ("diversity", *BONUSES, "adherence")
-DAMAGED = "the image has values that are not finite: it gets the group's lowest reward"
-
-
-@dataclass
-class RewardResult:
-    """The reward of one group of B images.
-
-    Attributes:
-        score: raw score of the set, higher is better: what a reward curve shows. For an ensemble the weighted mean of the
-            parts' scores, each on the scale on which the reference is 0 and one reference image repeated is -1.
-        total: [B] float32, weighted sum of the normalised components: what the advantage is made of.
-        components: normalised value of each image by component; `diversity` is the weighted sum of the metrics.
-        raw_components: the same in raw units; a single metric's credit under `diversity`.
-        explanations: one dictionary per image; see `MetricResult`.
-        features: [B, D] standardised, of the first metric's extractor; zeros for an image that is not finite.
-        scores: raw score of each metric by name.
-    """
-
-    score: float
-    total: Tensor
-    components: dict[str, Tensor]
-    raw_components: dict[str, Tensor]
-    explanations: list[dict[str, Any]]
-    features: Tensor
-    scores: dict[str, float]
 
 
 class RewardFunction:
@@ -73,7 +45,7 @@ class RewardFunction:
         captions = list(reference_captions or [])
         names = dict.fromkeys(part.extractor for part in self.parts)
         self.spaces = {name: Space(name, config, reference_images, captions, self.attribute_model, device) for name in names}
-        self.metrics = [METRICS.get(p.metric).load()(config, self.spaces[p.extractor].context) for p in self.parts]
+        self.metrics = self._build_metrics()
         self.primary = self.spaces[self.parts[0].extractor]
         self.bandwidth = median_distance(self.primary.context.reference)
         self.weights = {name: float(getattr(config, f"{name}_weight")) for name in WEIGHTS}
@@ -95,6 +67,30 @@ class RewardFunction:
         if key == "adherence" and value > 0 and self.attribute_model is None:
             raise InputError(f"adherence_weight = {value} needs the attribute regressors: build them with `python -m backend base-model attributes`", field="adherence_weight")
         self.weights[key] = float(value)
+
+    def _build_metrics(self) -> list[Metric]:
+        """One metric per part, on its space as it is now."""
+        return [METRICS.get(p.metric).load()(self.config, self.spaces[p.extractor].context) for p in self.parts]
+
+    def set_reference_share(self, share: float) -> None:
+        """Let the metrics see only the most typical part of the reference set (a curriculum); 1 is all of it.
+
+        Args:
+            share: in (0, 1]; of the images by distance from the set's mean, nearest first, at least knn_k + 2 of them.
+
+        Raises:
+            InputError: outside that range.
+        """
+        if not 0 < share <= 1:
+            raise InputError(f"share of the reference set is {share}: give more than 0 and at most 1", field="curriculum_start")
+        least = self.config.knn_k + 2
+        changed = [space.narrow(share, least) for space in self.spaces.values()]
+        if not any(changed):
+            return
+        memories = [metric.state_dict() for metric in self.metrics]
+        self.metrics = self._build_metrics()
+        for metric, memory in zip(self.metrics, memories, strict=True):
+            metric.load_state_dict(memory)
 
     def prefill(self, images: Tensor) -> None:
         """Put images [*, 3, h, w] into the queues without scoring them; those that are not finite are left out."""
@@ -194,11 +190,11 @@ class RewardFunction:
         raw |= {k: v for k, v in values.items() if k in WEIGHTS}
         components |= {k: v for k, v in normalised.items() if k in WEIGHTS}
         total = sum(self.weights[k] * v for k, v in components.items() if k in WEIGHTS)
-        spread = {k: _spread(v, keep) for k, v in components.items()}
+        shown = {k: spread(v, keep) for k, v in components.items()}
         explanations = self._explanations(results, keep)
         features = torch.zeros(len(keep), self.primary.extractor.dimension)
         scores = {p.key if len(self.parts) > 1 else p.metric: r.score for p, r in zip(self.parts, results, strict=True)}
-        return RewardResult(self._score(results), _spread(total, keep), spread, {k: _spread(v, keep) for k, v in raw.items()}, explanations, features, scores)
+        return RewardResult(self._score(results), spread(total, keep), shown, {k: spread(v, keep) for k, v in raw.items()}, explanations, features, scores)
 
     def _explanations(self, results: list[MetricResult], keep: Tensor) -> list[dict[str, Any]]:
         """The first metric's explanations; companions in the group are indices into the whole group again."""
@@ -268,12 +264,3 @@ class RewardFunction:
         queues = [(f"queue.{name}", space.context.queue) for name, space in self.spaces.items()]
         metrics = [(f"metric.{p.key}", m) for p, m in zip(self.parts, self.metrics, strict=True)]
         return queues + metrics + [(f"normaliser.{k}", n) for k, n in self.normalisers.items()]
-
-
-def _spread(values: Tensor, keep: Tensor) -> Tensor:
-    """Values of the finite images [b] over the whole group [B] float32; the others get the lowest of them."""
-    out = torch.zeros(len(keep), dtype=torch.float32)
-    if keep.any():
-        out[keep] = values.float()
-        out[~keep] = float(values.min())
-    return out

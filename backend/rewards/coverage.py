@@ -11,20 +11,11 @@ from torch import Tensor
 
 from backend.config.schema import TrainConfig
 from backend.rewards.base import Credit, MetricContext, MetricResult, RewardBatch, SetMetric, explain, finite, nearest
-from backend.rewards.kernels import kth_distances, squared_distances
+from backend.rewards.kernels import kth_distances, reference_radii, squared_distances
 
 # k(x, y_j) = 2^-(d / r_j)^SHARPNESS is one half at the radius r_j. Distances in 224 dimensions differ little (a typical pair is
 # at 1.3 radii), so a soft edge would count everything as covered, and 32 copies of one image as a third of the reference (at 8).
 SHARPNESS = 16
-
-
-def reference_radii(reference: Tensor, k: int) -> Tensor:
-    """Distance of each reference image [M, D] to its k-th neighbour: [M].
-
-    Raises:
-        InputError: not more than k reference images.
-    """
-    return kth_distances(squared_distances(reference, reference), k, exclude_self=True).clamp_min(1e-9)
 
 
 def membership(x: Tensor, reference: Tensor, radii: Tensor) -> Tensor:

@@ -85,3 +85,12 @@ def kth_distances(squares: Tensor, k: int, exclude_self: bool) -> Tensor:
     if exclude_self:
         squares = squares.clone().fill_diagonal_(float("inf"))
     return squares.kthvalue(k, dim=1).values.sqrt()
+
+
+def reference_radii(reference: Tensor, k: int) -> Tensor:
+    """Distance of each reference image [M, D] to its k-th neighbour: [M].
+
+    Raises:
+        InputError: not more than k reference images.
+    """
+    return kth_distances(squared_distances(reference, reference), k, exclude_self=True).clamp_min(1e-9)

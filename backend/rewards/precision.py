@@ -10,8 +10,7 @@ from torch import Tensor
 
 from backend.config.schema import TrainConfig
 from backend.rewards.base import MetricContext, PointwiseMetric, RewardBatch, finite
-from backend.rewards.coverage import reference_radii
-from backend.rewards.kernels import kth_distances, squared_distances
+from backend.rewards.kernels import kth_distances, reference_radii, squared_distances
 
 SOFTNESS = 4  # 1 / (1 + (d / r)^4): one half at the radius, and still a slope at twice the radius, where base images may be
 

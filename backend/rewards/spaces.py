@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,14 +86,34 @@ class Space:
         raw = self.raw(reference_images)
         self.standardiser = Standardiser.fit(raw)
         queue = FeatureQueue(config.queue_size, self.extractor.dimension)
-        self.context = MetricContext(
+        measured = attribute_model is not None and attribute_model.extractor == name
+        self.whole = MetricContext(
             reference=self.standardiser.transform(raw),
             reference_images=reference_images,
             queue=queue,
             attribute_model=attribute_model,
             extractor=self.extractor,
             reference_captions=reference_captions,
+            reference_attributes=attribute_model.from_features(raw) if measured else None,
         )
+        self.context = self.whole
+
+    def narrow(self, share: float, least: int) -> bool:
+        """Let `context` hold only the most typical share of the reference, at least `least` images; whether that changed it."""
+        whole = self.whole
+        count = min(len(whole.reference), max(least, math.ceil(share * len(whole.reference))))
+        if count == len(self.context.reference):
+            return False
+        typical = (whole.reference - whole.reference.mean(0)).norm(dim=1).argsort(stable=True)[:count].sort().values
+        measured, captions = whole.reference_attributes, whole.reference_captions
+        self.context = replace(
+            whole,
+            reference=whole.reference[typical],
+            reference_images=whole.reference_images[typical],
+            reference_captions=[captions[i] for i in typical.tolist()] if captions else [],
+            reference_attributes=None if measured is None else measured[typical],
+        )
+        return True
 
     def raw(self, images: Tensor) -> Tensor:
         """[N, 3, h, w] -> [N, D] float32 on the CPU, not standardised."""

@@ -13,9 +13,9 @@ from scipy.spatial.distance import pdist
 from sklearn.neighbors import NearestNeighbors
 
 from backend.rewards.base import pointwise_credit
-from backend.rewards.coverage import coverage_credit, density, hard_coverage, membership, reference_radii, soft_coverage
+from backend.rewards.coverage import coverage_credit, density, hard_coverage, membership, soft_coverage
 from backend.rewards.dpp import dpp_credit, likelihood_matrix, mean_log_det
-from backend.rewards.kernels import rbf, squared_distances
+from backend.rewards.kernels import rbf, reference_radii, squared_distances
 from backend.rewards.novelty import neighbour_distances, novelty_credit, novelty_scores
 from backend.rewards.pairwise import mean_distance, pairwise_credit
 from backend.rewards.precision import precision_recall
@@ -99,7 +99,7 @@ def test_hard_coverage_density_precision_recall_by_sklearn():
     assert density(tx, ty, k) == pytest.approx((across <= radii(y)).sum() / (k * len(x)))
     precision, recall = precision_recall(tx, ty, k)
     assert precision == pytest.approx((across <= radii(y)).any(1).mean())
-    assert recall == pytest.approx((across.T <= radii(x)).any(1).mean())
+    assert recall == pytest.approx((radii(x) >= across.T).any(1).mean())
 
 
 def entropy_power(matrix: np.ndarray, order: float) -> float:

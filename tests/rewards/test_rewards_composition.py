@@ -1,0 +1,243 @@
+"""The reward function: weights, modes, memory, ensembles, and that bad input gives a defined value or a clear error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from backend.config.catalogue import METRICS
+from backend.config.schema import TrainConfig
+from backend.errors import InputError
+from backend.rewards.base import MetricContext, RewardBatch
+from backend.rewards.composition import RewardFunction
+from backend.rewards.kernels import median_distance
+from backend.rewards.mmd import MMD
+from backend.rewards.normalise import RunningNormaliser
+from backend.rewards.queue import FeatureQueue
+from backend.rewards.spaces import parse_ensemble
+
+
+@pytest.fixture(scope="module")
+def images(renders):
+    return torch.cat(renders.diverse)[:24], sum(renders.diverse_captions, [])[:24]
+
+
+def make(renders, base=None, **settings) -> RewardFunction:
+    return RewardFunction(TrainConfig(**settings), renders.reference, renders.captions, base_images=base)
+
+
+def call(function, images, captions):
+    return function(images, captions, torch.arange(len(images)))
+
+
+def all_finite(result) -> bool:
+    tensors = [result.total, result.features, *result.components.values(), *result.raw_components.values()]
+    numbers = [result.score, *result.scores.values(), *(e[k] for e in result.explanations for k in ("attraction", "repulsion"))]
+    return all(bool(torch.isfinite(t).all()) for t in tensors) and all(math.isfinite(n) for n in numbers)
+
+
+@pytest.mark.parametrize("metric", METRICS.names())
+@pytest.mark.parametrize("mode", ["difference", "batch", "single"])
+def test_every_metric_is_finite_for_every_odd_group(metric, mode, renders, with_attributes, images):
+    function = make(renders, metric=metric, reward_mode=mode)
+    pictures, words = images
+    flat = torch.full((5, 3, 64, 64), 0.5)
+    groups = [pictures[:1], pictures[:2], pictures[:1].repeat(5, 1, 1, 1), flat, torch.zeros(3, 3, 96, 40), pictures[:6]]
+    damaged = pictures[:4].clone()
+    damaged[2, 0, 0, 0] = float("nan")
+    for group in [*groups, damaged, torch.full((3, 3, 64, 64), float("inf"))]:
+        result = call(function, group, words[: len(group)])
+        assert all_finite(result), (metric, mode, tuple(group.shape))
+        assert result.total.shape == (len(group),)
+        assert len(result.explanations) == len(group)
+
+
+@pytest.mark.parametrize("metric", METRICS.names())
+def test_a_resumed_reward_scores_bit_for_bit_alike(metric, renders, with_attributes, images):
+    pictures, words = images
+    for mode in ("difference", "single"):
+        first, second = (make(renders, base=pictures[16:], metric=metric, reward_mode=mode) for _ in range(2))
+        for start in (0, 4):
+            call(first, pictures[start : start + 4], words[start : start + 4])
+        state = first.state_dict()
+        assert all(isinstance(v, torch.Tensor | int | float) for v in state.values())
+        second.load_state_dict(state)
+        a, b = (call(f, pictures[8:12], words[8:12]) for f in (first, second))
+        assert torch.equal(a.total, b.total)
+        assert a.score == b.score
+
+
+def test_total_is_the_weighted_sum_of_the_components(renders, with_attributes, images):
+    function = make(renders, base=images[0][16:], adherence_weight=0.3)
+    call(function, images[0][:8], images[1][:8])
+    function.set_weight("spatial_weight", 0.7)
+    result = call(function, images[0][8:16], images[1][8:16])
+    weights = {"diversity": 1.0, "sequential": 0.1, "spatial": 0.7, "entropy": 0.05, "quality": 0.05, "adherence": 0.3}
+    assert set(result.components) == set(result.raw_components) == set(weights)
+    np.testing.assert_allclose(result.total, sum(w * result.components[k].double() for k, w in weights.items()), atol=1e-5)
+
+
+def test_bonuses_off_leaves_the_metric_alone(renders, images):
+    result = call(make(renders, use_bonuses=False), images[0][:8], images[1][:8])
+    assert not {"sequential", "spatial", "entropy", "quality"} & set(result.components)
+    np.testing.assert_allclose(result.total, result.components["diversity"])
+
+
+def test_score_set_changes_nothing_and_equals_the_score_of_the_call(renders, images):
+    function = make(renders, base=images[0][16:])
+    before = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in function.state_dict().items()}
+    score = function.score_set(images[0][:8], images[1][:8])
+    after = function.state_dict()
+    assert all(torch.equal(v, after[k]) if isinstance(v, torch.Tensor) else v == after[k] for k, v in before.items())
+    assert call(function, images[0][:8], images[1][:8]).score == score
+
+
+def test_batch_mode_pays_every_image_alike_and_moves_its_baseline(renders, images):
+    function = make(renders, reward_mode="batch", use_bonuses=False)
+    first = call(function, images[0][:8], images[1][:8])
+    assert float(first.total.std()) == 0
+    second = call(function, images[0][:1].repeat(8, 1, 1, 1), images[1][:8])
+    assert float(second.total[0]) < float(first.total[0]) - 1  # far below the baseline of the diverse group
+
+
+def test_a_pair_is_compared_with_the_queue(renders, images):
+    function = make(renders, base=images[0][2:], use_bonuses=False)
+    result = call(function, images[0][:2], images[1][:2])
+    assert {e["companion_kind"] for e in result.explanations} == {"queue"}
+    # The definition: each image as one more member of the queue.
+    queue = function.primary.context.queue.rows[:22]
+    x = result.features.double()
+    metric = MMD(function.config, function.primary.context)
+    expected = [metric.set_score(torch.cat([queue, row[None]])) - metric.set_score(queue) for row in x]
+    np.testing.assert_allclose(result.raw_components["diversity"], expected, atol=1e-6)
+
+
+def test_explanations_add_up_and_name_the_nearest_image(renders, images):
+    pictures = images[0][:8].clone()
+    pictures[5] = pictures[1] * 0.999
+    result = call(make(renders), pictures, images[1][:8])
+    assert result.explanations[5]["companion"] == 1
+    assert result.explanations[1]["companion"] == 5
+    for found, credit in zip(result.explanations, result.raw_components["diversity"].tolist(), strict=True):
+        assert found["attraction"] + found["repulsion"] == pytest.approx(credit, abs=1e-7)
+
+
+def test_a_damaged_image_gets_the_lowest_reward_and_leaves_the_others_alone(renders, images):
+    pictures = images[0][:8].clone()
+    pictures[3] = float("nan")
+    keep = [0, 1, 2, 4, 5, 6, 7]
+    damaged = call(make(renders), pictures, images[1][:8])
+    clean = call(make(renders), images[0][keep], [images[1][i] for i in keep])
+    np.testing.assert_allclose(damaged.total[keep], clean.total, atol=1e-5)
+    assert float(damaged.total[3]) == float(damaged.total.min())
+    assert "not finite" in damaged.explanations[3]["note"]
+
+
+def test_ensemble_is_the_weighted_mean_of_its_normalised_parts(renders, images):
+    function = make(renders, ensemble="MMD=3, VENDI@efficientnet_lite2=1", use_bonuses=False)
+    result = call(function, images[0][:8], images[1][:8])
+    mmd, vendi = (result.components[k] for k in ("MMD@efficientnet_lite0", "VENDI@efficientnet_lite2"))
+    np.testing.assert_allclose(result.total, (0.75 * mmd + 0.25 * vendi), atol=1e-6)
+    for part in (mmd, vendi):
+        assert float(part.double().std(correction=0)) == pytest.approx(1, abs=1e-4)
+    # The anchored scale: the reference's own images are near 0, one of them repeated is near -1.
+    assert function.score_set(renders.reference[:16], renders.captions[:16]) == pytest.approx(0, abs=1e-6)
+    assert function.score_set(renders.reference[:1].repeat(16, 1, 1, 1), renders.captions[:16]) == pytest.approx(-1, abs=1e-6)
+
+
+def test_parts_of_an_ensemble():
+    parts = parse_ensemble(" MMD=1, LPIPS@efficientnet_lite2 = 0.2 ,", "efficientnet_lite0")
+    assert [(p.metric, p.extractor, p.weight) for p in parts] == [("MMD", "efficientnet_lite0", 1.0), ("LPIPS", "efficientnet_lite2", 0.2)]
+
+
+@pytest.mark.parametrize("text", ["MMD", "MMD=x", "MMD=-1", "MMD=inf", "NOPE=1", "MMD@nope=1", "MMD=0", "MMD=1,MMD=2"])
+def test_ensembles_that_cannot_be_read_say_so(text):
+    with pytest.raises(InputError):
+        parse_ensemble(text, "efficientnet_lite0")
+
+
+def test_reference_curriculum_narrows_to_typical_images_and_back(renders, images):
+    function = make(renders, metric="COVERAGE")
+    whole = function.score_set(images[0][:8], images[1][:8])
+    function.set_reference_share(0.2)
+    context = function.metrics[0].context
+    assert len(context.reference) == math.ceil(0.2 * 73)
+    everything = function.primary.whole.reference
+    distances = (everything - everything.mean(0)).norm(dim=1)
+    assert float((context.reference - everything.mean(0)).norm(dim=1).max()) <= float(distances.sort().values[math.ceil(0.2 * 73) - 1]) + 1e-9
+    function.set_reference_share(1.0)
+    assert function.score_set(images[0][:8], images[1][:8]) == whole
+    with pytest.raises(InputError):
+        function.set_reference_share(0.0)
+
+
+@pytest.mark.parametrize("metric", ["MI", "COVERAGE", "PRECISION"])
+def test_reference_smaller_than_k_is_an_error_that_names_knn_k(metric, renders):
+    with pytest.raises(InputError, match="knn_k"):
+        RewardFunction(TrainConfig(metric=metric, knn_k=6), renders.reference[:6], [])
+
+
+def test_references_that_cannot_be_used(renders):
+    one = renders.reference[:1]
+    for bad in (one, one.repeat(4, 1, 1, 1), torch.full((4, 3, 64, 64), float("nan")), torch.zeros(4, 1, 64, 64), renders.reference[:, :, :4, :4]):
+        with pytest.raises(InputError):
+            RewardFunction(TrainConfig(), bad, [])
+
+
+def test_groups_that_cannot_be_used(renders, images):
+    function = make(renders)
+    with pytest.raises(InputError):
+        function(images[0][:0], [], torch.zeros(0, dtype=torch.long))
+    with pytest.raises(InputError):
+        function(images[0][:3], images[1][:2], torch.zeros(3, dtype=torch.long))
+    with pytest.raises(InputError):
+        function.set_weight("diversity", -1.0)
+
+
+def test_metrics_refuse_features_that_are_not_finite():
+    reference = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)))
+    context = MetricContext(reference, torch.zeros(20, 3, 8, 8), FeatureQueue(16, 4))
+    features = reference[:5].clone()
+    features[2, 1] = float("nan")
+    with pytest.raises(InputError, match="image 2"):
+        MMD(TrainConfig(), context).evaluate(RewardBatch(features, torch.zeros(5, 3, 8, 8), [""] * 5, torch.zeros(5)))
+
+
+def test_attribute_metrics_without_regressors_say_how_to_get_them(renders, monkeypatch):
+    monkeypatch.setattr("backend.rewards.composition.load_attribute_model", lambda: None)
+    for settings in ({"metric": "ATTRIBUTES"}, {"metric": "ADHERENCE"}, {"adherence_weight": 0.5}):
+        with pytest.raises(InputError, match="base-model attributes"):
+            make(renders, **settings)
+
+
+def test_resume_with_another_metric_is_refused(renders):
+    with pytest.raises(InputError, match="same metrics"):
+        make(renders, metric="VENDI").load_state_dict(make(renders).state_dict())
+
+
+def test_normaliser_subtracts_the_past_and_has_a_floor():
+    normaliser = RunningNormaliser(floor=0.5)
+    for group in ([1.0, 3.0], [2.0, 6.0]):
+        normaliser.update(torch.tensor(group, dtype=torch.float64))
+    # Mean 3, mean square 12.5: variance 3.5.
+    np.testing.assert_allclose(normaliser.apply(torch.tensor([5.0], dtype=torch.float64)), 2 / 3.5**0.5)
+    still = RunningNormaliser(floor=0.5)
+    still.update(torch.ones(4, dtype=torch.float64))
+    assert float(still.apply(torch.tensor([1.5], dtype=torch.float64))) == 1.0
+
+
+def test_queue_keeps_the_newest():
+    queue = FeatureQueue(3, 1)
+    queue.push(torch.arange(5.0)[:, None])
+    assert queue.rows[:, 0].tolist() == [2, 3, 4]
+    assert queue.recent(2)[:, 0].tolist() == [3, 4]
+    with pytest.raises(InputError):
+        queue.push(torch.zeros(1, 2))
+
+
+def test_identical_reference_has_no_bandwidth():
+    with pytest.raises(InputError):
+        median_distance(torch.ones(4, 2, dtype=torch.float64))
