@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backend.errors import InputError
-from backend.reference.renderer import INTERIORS, KINDS, RIMS, SENSORS, TERRAINS, CraterParameters, render, render_batch, sample_parameters
+from backend.reference.renderer import INTERIORS, KINDS, RIMS, SENSORS, TERRAINS, CraterParameters, render, render_batch, sample_parameters, sheet
 
 
 def pictures(count: int, seed: int = 0, size: int = 64, **fixed: object) -> tuple[list[CraterParameters], np.ndarray]:
@@ -121,3 +121,20 @@ def test_speed_on_one_core():
     start = time.process_time()
     render_batch(params, range(40))
     assert 40 / (time.process_time() - start) > 25  # 75 to 110 on an idle core of 2020s hardware
+
+
+def test_the_default_distribution_is_the_one_that_the_embedded_model_learned():
+    """The weights in assets/models/crater-tiny and the reference set depend on it: a change here means training and rebuilding them."""
+    rng = np.random.default_rng(11)
+    drawn = [sample_parameters(rng) for _ in range(200)]
+    assert [p.kind for p in drawn[:6]] == ["rampart", "pedestal", "complex", "bowl", "bowl", "ghost"]
+    assert np.mean([p.size for p in drawn]) == pytest.approx(0.46029767707534075, abs=1e-9)
+    assert np.mean([p.view == "aerial" for p in drawn]) == pytest.approx(0.65, abs=0.1)
+    assert all(p.sensor == "none" and p.repose == 90.0 and p.hummocks == p.old_craters == p.massifs == 0.0 for p in drawn)
+
+
+def test_sheet_has_one_row_per_word_and_names_a_bad_field(tmp_path, capsys):
+    picture = sheet.sheet("rims", 2, 0, size=40)
+    assert picture.size == (sheet.LABEL + 84, 42 * len(RIMS))
+    assert sheet.main(["--field", "mood", "--out", str(tmp_path / "x.jpg")]) == 2
+    assert "mood" in capsys.readouterr().err
