@@ -88,7 +88,6 @@ class EpisodeLoop:
         self.recorder.observe("begin", {"episode": self.progress.episode, "total": self.config.episodes})
         if self.saved_at < 0:
             self.save()
-            self.samples.draw(0, self.reward)
         try:
             while self.progress.episode < self.config.episodes:
                 if not self.control.turnover():
@@ -199,9 +198,10 @@ class EpisodeLoop:
         self.recorder.hold_until_written(self.control.should_stop)
 
     def _measure_levels(self) -> None:
-        """Once, after the first episode, so that the curve's first point does not wait for it."""
+        """Once, after the first episode, so that the curve's first point does not wait for it: the base's sample, then the levels."""
         if self.progress.episode == 0 or self.progress.reference_level is not None:
             return
+        self.samples.draw(0, self.reward)
         self.recorder.phase("measuring the base and reference levels")
         self.levels.measure(self.reward, self.control.should_stop)
         self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)

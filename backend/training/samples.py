@@ -24,13 +24,16 @@ class Sampler:
         self.config, self.run, self.recorder, self.session = config, run, recorder, session
 
     def draw(self, episode: int, reward: Any) -> None:
-        """Write `images/episode_<n>.png` and `images/denoising_<n>.png` with their descriptions; the training state stays as it is."""
+        """Write `images/episode_<n>.png` and `images/denoising_<n>.png` with their descriptions; the training state stays as it is.
+
+        Episode 0 is the untouched base, whenever it is drawn.
+        """
         self.recorder.phase("drawing samples")
         prompts = self.session.train_prompts
         index, seeds = fixed_group(self.config, len(prompts), SAMPLES, BASE)
         texts = [prompts[i] for i in index]
         agent = self.session.agent
-        trajectory = agent.rollout(self.session.train_embeds[index], seeds, episode, deterministic=True, use_ema=episode > 0)
+        trajectory = agent.rollout(self.session.train_embeds[index], seeds, episode, deterministic=True, use_ema=episode > 0, base=episode == 0)
         result = score_without_trace(reward, trajectory.images, texts, torch.tensor(index))
         described = [describe(result, i, texts[i], seeds[i]) for i in range(len(seeds))]
         name = f"episode_{episode:06d}"
@@ -46,7 +49,7 @@ class Sampler:
         """The first image's way out of the noise."""
         if self.session.denoise is None:
             return
-        frames = self.session.denoise(self.session.train_embeds[index : index + 1], described["seed"])
+        frames = self.session.denoise(self.session.train_embeds[index : index + 1], described["seed"], base=episode == 0)
         facts = {"prompt": described["prompt"], "seed": described["seed"]}
         steps = [{"step": i} for i in range(len(frames))]
         save_grid(self.run.images_dir / f"denoising_{episode:06d}", frames, steps, columns=len(frames), episode=episode, kind="denoising", **facts)

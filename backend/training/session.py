@@ -29,7 +29,7 @@ class Session:
         train_embeds, test_embeds: [P, L, E], encoded once.
         reference_images: [M, 3, h, w] in [0, 1]; reference_captions: M, or none.
         device: where the agent runs.
-        denoise: from an embedding [1, L, E] and a seed to the model's view of the final image at each step, [T+1, 3, h, w].
+        denoise: from an embedding [1, L, E], a seed and `base` to the model's view of the final image at each step, [T+1, 3, h, w].
         facts: goes into config.json's record.
     """
 
@@ -42,7 +42,7 @@ class Session:
     reference_images: torch.Tensor
     reference_captions: list[str]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    denoise: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    denoise: Callable[..., torch.Tensor] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -139,11 +139,11 @@ class _Watcher:
         return self.policy.step(state, noise)
 
 
-def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int) -> torch.Tensor:
+def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int, base: bool = False) -> torch.Tensor:
     """How one image comes out of noise: the decoded estimate of the clean image before each step, then the image itself.
 
     Args:
-        agent: whose averaged policy draws.
+        agent: whose averaged policy draws, or with `base` the model without it.
         embeds: [1, L, E].
         seed: the image's noise seed.
 
@@ -154,7 +154,7 @@ def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int) -> torch.Tensor
     from backend.diffusion.sampler import rollout
 
     watcher, config = _Watcher(agent.policy), agent.config
-    with agent.ema.applied():
+    with agent.policy.as_base() if base else agent.ema.applied():
         trajectory = rollout(
             agent.backbone, watcher, embeds, NoiseSource([seed], agent.backbone.device), agent.window(0),
             num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale, deterministic=True,

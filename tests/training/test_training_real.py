@@ -1,0 +1,85 @@
+"""The trainer with the real agent and reward on a miniature pipeline: exact resume in each mode, artefacts, end-of-run evaluation."""
+
+import csv
+
+import pytest
+
+from backend.config import TrainConfig
+from backend.runs import RunStore
+from backend.training.control import Control
+from backend.training.session import build_session
+from backend.training.trainer import train
+from tests.training.fingerprint import fingerprint
+
+MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
+
+
+def config(folder, **values) -> TrainConfig:
+    small = {
+        "base_model": str(folder), "episodes": 4, "prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 5, "window_size": 2, "lora_rank": 2,
+        "save_every": 2, "sample_every": 4, "probe_every": 2, "probe_images": 2, "eval_images": 0, "threads": 1, "device": "cpu", "queue_size": 16,
+    }  # fmt: skip
+    return TrainConfig(**{**small, **values})
+
+
+class StopAt(Control):
+    """Stops at the n-th question whether to stop."""
+
+    def __init__(self, run, count):
+        super().__init__(run)
+        self.count = count
+
+    def should_stop(self):
+        self.count -= 1
+        self.stopping = self.stopping or self.count < 0
+        return self.stopping
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stopped_in_rollout_and_in_update_and_resumed_is_as_never_stopped(tiny_pipeline, tmp_path, mode):
+    settings = config(tiny_pipeline, mode=mode)
+    store = RunStore(tmp_path)
+    whole = store.create(settings)
+    assert train(settings, whole) == "completed", whole.status().error
+    run = store.create(settings)
+    # Questions: 6 for the base group, then per episode 6 in the rollout and some in the update; levels ask 12 after episode 1.
+    for moment in (6 + 6 + 1, 12 + 6 + 3):
+        assert train(settings, run, StopAt(run, moment)) == "stopped"
+    assert train(settings, run) == "completed"
+    assert run.status().attempt == 3 and fingerprint(run) == fingerprint(whole)
+
+
+def test_a_real_run_records_its_diagnostics_and_its_pictures(tiny_pipeline, tmp_path):
+    settings = config(tiny_pipeline, advantage="gae", replay_groups=1, curriculum="guidance", curriculum_episodes=2)
+    run = RunStore(tmp_path).create(settings)
+    assert train(settings, run) == "completed", run.status().error
+    with open(run.table_path("policy_updates"), newline="") as file:
+        table = list(csv.DictReader(file))
+    names = ["ratio_max", "clip_fraction_up", "explained_variance", "grad_norm_actor", "grad_norm_critic", "gradient_noise_scale", "kl_base", "component_diversity"]
+    assert len(table) == 4 and all(table[-1][name] != "" for name in names)
+    assert [float(r["guidance_scale"]) for r in table] == pytest.approx([2.25, 4.875, 7.5, 7.5])
+    assert [s.episode for s in run.images()] == [0, 4] and len(run.denoising()[0].read()["images"]) == 6
+    assert {"attraction", "repulsion", "companion"} <= set(run.images()[0].read()["images"][0]["explanation"])
+    assert (run.checkpoints()[-1].path / "policy" / "pytorch_lora_weights.safetensors").is_file()
+    assert run.record["simulated_reference"] is True and len(run.record["reference_sha256"]) == 64
+
+
+def test_the_first_sample_is_the_base_and_sampling_leaves_the_agent_alone(tiny_pipeline):
+    import torch
+
+    settings = config(tiny_pipeline)
+    session = build_session(settings)
+    before = session.agent.state_dict()["tensors"]
+    frames = session.denoise(session.train_embeds[:1], 5)
+    base = session.agent.rollout(session.train_embeds[:1], [5], base=True, deterministic=True).images
+    assert frames.shape[0] == 6 and torch.equal(frames[-1:], base)
+    after = session.agent.state_dict()["tensors"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_evaluation_at_the_end_of_a_run(tiny_pipeline, tmp_path):
+    settings = config(tiny_pipeline, episodes=1, eval_images=20)
+    run = RunStore(tmp_path).create(settings)
+    assert train(settings, run) == "completed"
+    assert run.evaluation() is not None, [e["message"] for e in run.events() if e["kind"] == "alert"]
