@@ -101,7 +101,7 @@ class Monitor:
             feed.refresh()
         except InputError as error:
             gone = view_of("", "runs")
-            return (gone, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.Button(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
+            return (gone, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.update(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
         seen = dict(view["seen"])
         out: list[Any] = []
         for part in ("banner", "charts", "film", "alerts", "log"):
@@ -140,7 +140,7 @@ class Monitor:
                 changes["variant"] = variant[name]
             if name == "force":
                 changes["visible"] = stopping and bool(status.get("offer_force"))
-            out.append(gr.Button(**changes))
+            out.append(gr.update(**changes))
         return out
 
     def _control(self, name: str) -> Callable[[dict[str, Any], Any], str]:

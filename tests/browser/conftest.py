@@ -18,12 +18,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
+PATIENCE = float(os.environ.get("BROWSER_PATIENCE", "1"))  # raise it on a busy machine
 SMALL = {"PROMPTS_PER_GROUP": 4, "NUM_INFERENCE_STEPS": 6, "PROBE_EVERY": 0, "EVAL_IMAGES": 0}
 FAST = {"EPISODES": 400, **SMALL, "SAMPLE_EVERY": 2, "SAVE_EVERY": 2, "THREADS": 1, "EXECUTOR": "thread"}
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
     """What a condition returns once it is true; fails with a sentence after so many seconds."""
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -104,7 +106,7 @@ def open_page(chromium: object, server: Server) -> Iterator[Callable[..., object
             contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(20_000 * PATIENCE)
         page.goto(server.url + path)
         page.wait_for_selector("#start")
         page.wait_for_selector("#banner .banner")
