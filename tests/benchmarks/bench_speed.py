@@ -125,7 +125,7 @@ def measure_page() -> dict[str, Any]:
     return {"page_seconds": judged, "first_answer_seconds": answered, "judged_by": "Chromium" if seen is not None else "first answer", "page_gib": memory}
 
 
-def wait_for_page(server: subprocess.Popen, address: str, began: float, most: float = 120.0) -> float:
+def wait_for_page(server: subprocess.Popen, address: str, began: float, most: float = 300.0) -> float:
     """Seconds until the server answers.
 
     Raises:

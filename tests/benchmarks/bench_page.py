@@ -1,0 +1,219 @@
+"""The page under load: ticks that change nothing, a long history, twenty viewers beside a training run.
+
+    python -m tests.benchmarks.bench_page                  # all arms; those done are skipped, --arm measures one anew
+
+Viewers are sessions over HTTP that call the page's timer as a browser does. They run on the same machine, so what they
+cost themselves counts against the page.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from backend.config import TrainConfig
+from backend.errors import InputError
+from backend.runs import TABLES, RunStore
+from backend.runs.tables import TableWriter
+from tests.benchmarks.bench_speed import wait_for_page
+from tests.benchmarks.common import RESULTS, machine, machine_line, read, write
+
+VIEWERS, TICK_SECONDS, HISTORY = 20, 1.0, 10_000
+PHASES, EPISODES_A_PHASE = 6, 5  # without and with viewers in turn, so that a drift of the machine cancels
+LIMITS = {
+    "idle_tick_ms": (5.0, "processor time of a tick that changes nothing, ms"),
+    "idle_tick_bytes": (1024.0, "what such a tick sends, bytes"),
+    "history_seconds": (2.0, f"{HISTORY} episodes of history, from opening to the curves' data, s"),
+    "slowdown_percent": (5.0, f"training with {VIEWERS} viewers, slower by, %"),
+}
+ARMS = ("tick", "history", "viewers")
+
+
+def fetch(request: str | urllib.request.Request, tries: int = 5) -> bytes:
+    """An answer; a busy server that drops the connection is asked again, as a browser does.
+
+    Raises:
+        OSError: it dropped every try.
+    """
+    for left in reversed(range(tries)):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.read()
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.2)
+    return b""
+
+
+class Viewer:
+    """One session of the page over HTTP.
+
+    Args:
+        address: of the server.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address, self.session = address, uuid.uuid4().hex[:11]
+        dependencies = json.loads(fetch(f"{address}/config"))["dependencies"]
+        self.events = {kind: [d for d in dependencies if any(event == kind for _, event in d["targets"])] for kind in ("load", "tick")}
+
+    def call(self, kind: str) -> tuple[int, float]:
+        """Trigger every event of that kind; bytes received and seconds."""
+        received, began = 0, time.monotonic()
+        for dependency in self.events[kind]:
+            body = {"data": [None] * len(dependency["inputs"]), "fn_index": dependency["id"], "session_hash": self.session, "event_data": None}
+            request = urllib.request.Request(f"{self.address}/gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
+            received += len(fetch(request))
+        return received, time.monotonic() - began
+
+    def watch(self, leave: threading.Event) -> None:
+        """Arrive, then tick until told to leave."""
+        self.call("load")
+        while not leave.wait(TICK_SECONDS):
+            self.call("tick")
+
+
+@contextmanager
+def served(folder: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The page on a free port with a runs folder of its own: its address and process."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "app.py", "--runs-dir", folder, "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_page(server, address, time.monotonic(), 300)
+        yield address, psutil.Process(server.pid)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def write_history(folder: str, episodes: int) -> None:
+    """A run with that many episodes, as the trainer would have written it."""
+    run = RunStore(folder).create(TrainConfig(episodes=episodes))
+    generator = np.random.default_rng(0)
+    names = [name for name in TABLES["policy_updates"] if name not in ("update", "episode", "status")]
+    values = generator.normal(size=(episodes, len(names)))
+    rows = ({"update": i, "episode": i, "status": "LEARNING", **dict(zip(names, map(float, row), strict=True))} for i, row in enumerate(values))
+    TableWriter(run.logs_dir / "policy_updates.csv", TABLES["policy_updates"]).append(rows)
+
+
+def measure_tick() -> dict[str, Any]:
+    """Ticks of a viewer that has everything already."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_history(folder, 200)
+        with served(folder) as (address, process):
+            viewer = Viewer(address)
+            viewer.call("load")
+            for _ in range(5):
+                viewer.call("tick")
+            before = sum(process.cpu_times()[:2])
+            ticks = [viewer.call("tick") for _ in range(200)]
+            spent = sum(process.cpu_times()[:2]) - before
+    wall = 1000 * float(np.median([seconds for _, seconds in ticks]))
+    return {"idle_tick_ms": 1000 * spent / len(ticks), "idle_tick_bytes": int(np.median([size for size, _ in ticks])), "idle_tick_wall_ms": wall}
+
+
+def measure_history() -> dict[str, Any]:
+    """A long run opened for the first time."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_history(folder, HISTORY)
+        with served(folder) as (address, _):
+            viewer = Viewer(address)
+            _, load = viewer.call("load")
+            size, tick = viewer.call("tick")
+    if size < 10_000:
+        raise InputError(f"the first tick sent {size} bytes: it held no curves")
+    return {"history_seconds": load + tick, "history_bytes": size}
+
+
+def measure_viewers(settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds an episode without and with twenty viewers, in turn."""
+    from gradio_client import Client
+
+    with tempfile.TemporaryDirectory() as folder, served(folder) as (address, _):
+        client = Client(address, verbose=False)
+        chosen = {"episodes": PHASES * EPISODES_A_PHASE + 1, "eval_images": 0, "probe_every": 0, "sample_every": 1000, "save_every": 1000, **settings}
+        ticket = client.predict(config=chosen, owner="", api_name="/start")
+        run = RunStore(folder).get(ticket["run_id"])
+        for phase in range(PHASES):
+            leave = threading.Event()
+            threads = [threading.Thread(target=Viewer(address).watch, args=(leave,), daemon=True) for _ in range(VIEWERS * (phase % 2))]
+            for thread in threads:
+                thread.start()
+            until(run, 1 + (phase + 1) * EPISODES_A_PHASE)
+            leave.set()
+            for thread in threads:
+                thread.join(60)
+        times = np.array(run.read_columns("policy_updates", 0, ["time_per_episode"])[0]["time_per_episode"][1:], dtype=float)
+    parts = times[: PHASES * EPISODES_A_PHASE].reshape(PHASES, EPISODES_A_PHASE)[:, 1:]  # the first of a phase overlaps with the change
+    alone, watched = float(np.median(parts[::2])), float(np.median(parts[1::2]))
+    return {"slowdown_percent": 100 * (watched / alone - 1), "seconds_alone": alone, "seconds_watched": watched, "viewers": VIEWERS}
+
+
+def until(run: Any, episode: int) -> None:
+    """Wait for an episode.
+
+    Raises:
+        InputError: the run ended before it.
+    """
+    while (status := run.status()).episode < episode:
+        if status.state in ("failed", "stopped"):
+            raise InputError(f"the run ended at episode {status.episode}: {status.error}")
+        if status.state == "completed":
+            return
+        time.sleep(0.1)
+
+
+def table(results: dict[str, dict[str, Any]]) -> tuple[str, bool]:
+    """Markdown table and whether every limit is kept."""
+    known = next(iter(results.values()))["machine"]
+    lines = ["# The page under load", "", f"Machine: {machine_line(known)}.", "Command: `python -m tests.benchmarks.bench_page`.", ""]
+    lines += ["| What | Measured | At most | Kept |", "| --- | ---: | ---: | --- |"]
+    found = {key: value for result in results.values() for key, value in result.items() if key in LIMITS}
+    lines += [f"| {LIMITS[key][1]} | {value:.2f} | {LIMITS[key][0]:g} | {'yes' if value <= LIMITS[key][0] else 'no'} |" for key, value in found.items()]
+    return "\n".join(lines) + "\n", all(value <= LIMITS[key][0] for key, value in found.items())
+
+
+def main() -> int:
+    """Measure what was asked for and write the table."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--arm", action="append", choices=ARMS)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    work = {"tick": measure_tick, "history": measure_history, "viewers": lambda: measure_viewers(dict(s.split("=", 1) for s in chosen.set))}
+    folder = chosen.results / "page"
+    try:
+        for arm in chosen.arm or ARMS:
+            if chosen.arm or read(folder / f"{arm}.json") is None:
+                write(folder / f"{arm}.json", {**work[arm](), "machine": machine()})
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text, fine = table({arm: found for arm in ARMS if (found := read(folder / f"{arm}.json")) is not None})
+    (chosen.results / "page.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
