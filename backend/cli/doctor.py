@@ -26,9 +26,15 @@ def doctor(
     reference: Annotated[str | None, typer.Option(help="Folder of the reference set.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     train_prompts: Annotated[str | None, typer.Option(help="File of training prompts.")] = None,
+    measure_costs: Annotated[bool, typer.Option("--measure-costs", help="Instead, measure the constants of the cost model on this machine and keep them.")] = False,
 ) -> None:
     """Check environment, device, memory, reference set, model, gradient flow and ratio = 1, each by name."""
     given = {"base_model": base_model, "reference": reference, "device": device, "train_prompts": train_prompts}
+    if measure_costs:
+        from backend.training.measure import write_costs
+
+        write_costs(make_config({k: v for k, v in given.items() if v is not None}))
+        return
     config = make_config({**SMALL, **{k: v for k, v in given.items() if v is not None}})
     if not run_checks(config):
         sys.exit(1)

@@ -54,13 +54,31 @@ def train(
         return
     if dry_run:
         raise InputError("--dry-run goes with --slurm: `python -m backend config validate` checks settings without training")
-    from backend.training.distributed import is_main, shared_run
+    from backend.training.distributed import world_size
+
+    if world_size() > 1:
+        sys.exit(host_together(store, resolved, quiet))
+    sys.exit(host(_new_run(store, resolved, quiet), resolved, quiet, "command line"))
+
+
+def _new_run(store: RunStore, config: TrainConfig, quiet: bool) -> Run:
     from backend.training.record import machine_record
 
-    run = shared_run(store, resolved, machine_record(resolved))
-    if not quiet and is_main():
+    run = store.create(config, machine_record(config))
+    if not quiet:
         print(f"Run {run.id} in {store.root}", flush=True)
-    sys.exit(host(run, resolved, quiet, "command line"))
+    return run
+
+
+def host_together(store: RunStore, config: TrainConfig, quiet: bool) -> int:
+    """Train as one of several processes (torchrun, accelerate launch); returns the exit status."""
+    from backend.training.distributed import train_together
+
+    def observe(kind: str, content: dict[str, Any]) -> None:
+        if kind == "log" and not quiet:
+            print(content["text"].splitlines()[0] if content["text"] else "", flush=True)
+
+    return 1 if train_together(config, lambda: _new_run(store, config, quiet).id, store.root, observe=observe, executor="torchrun") == "failed" else 0
 
 
 def settle_settings(flags: dict[str, Any], file: Path | None, preset: str | None) -> TrainConfig:
