@@ -6,9 +6,11 @@ Entries hold import paths, not classes, so that reading the tables imports neith
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,25 +140,36 @@ EXTRACTORS = Registry(
 def load_plugins(paths: list[str | Path] | None = None) -> list[Path]:
     """Run the user's plug-in files, whose decorators add to the tables above.
 
+    A file is run once per process, however often it is named. `CRATER_PLUGINS` names all of them afterwards, so that a child
+    process that trains knows them too.
+
     Args:
         paths: files named at start; `CRATER_PLUGINS` (separated by the system's path separator) is read besides.
 
     Returns:
-        The files that were run.
+        The files that are loaded now.
 
     Raises:
         InputError: a file is missing or fails.
     """
     named = [Path(p) for p in paths or []] + [Path(p) for p in os.environ.get("CRATER_PLUGINS", "").split(os.pathsep) if p]
-    for path in named:
-        if not path.is_file():
-            raise InputError(f"plug-in file {path} does not exist: check --plugin or CRATER_PLUGINS")
-        spec = importlib.util.spec_from_file_location(f"crater_plugin_{path.stem}", path)
+    known = list(dict.fromkeys(path.resolve() for path in named))
+    for path in known:
+        if not path.is_file() or path.suffix != ".py":
+            raise InputError(f"plug-in file {path} does not exist or is no .py file: check --plugin or CRATER_PLUGINS")
+        module_name = f"crater_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if module_name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(module_name, path)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except InputError:
-            raise
         except Exception as error:
+            del sys.modules[module_name]
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"plug-in {path} failed with {type(error).__name__}: {error}") from error
-    return named
+    if known:
+        os.environ["CRATER_PLUGINS"] = os.pathsep.join(str(path) for path in known)
+    return known
