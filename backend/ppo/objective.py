@@ -41,7 +41,6 @@ class Tally:
 
     rows: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     skipped: int = 0
-    dropped: int = 0
     steps: int = 0
     clipped_steps: int = 0
     early_stopped: bool = False
@@ -70,10 +69,10 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     t = chunk.transitions
     log_prob, entropy, distribution = policy.evaluate(t)
     log_ratio = log_prob - t.log_prob
-    surrogate = clipped_surrogate(log_ratio, chunk.advantages, settings.clip_range)
-    stale = ~chunk.fresh & ((log_ratio.detach().abs() > MEMORY_GUARD * settings.clip_range) | ~log_ratio.detach().isfinite())
-    surrogate = torch.where(stale, 0.0, surrogate)
-    tally.dropped += int(stale.sum()) if not bool(chunk.fresh.all()) else 0
+    seen = log_ratio.detach()
+    stale = ~chunk.fresh & ((seen.abs() > MEMORY_GUARD * settings.clip_range) | ~seen.isfinite())
+    surrogate = clipped_surrogate(torch.where(stale, 0.0, log_ratio), torch.where(stale, 0.0, chunk.advantages), settings.clip_range)
+    tally.add(stale=stale.float())
     kl = distribution.kl_from(t.mean, t.log_std)
     loss = surrogate.sum()
     if policy.learns_std and settings.entropy_coef:
@@ -85,7 +84,7 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
         if settings.kl_base_coef:
             # The pairs with a known base mean stand for all: an unbiased estimate of the penalty.
             loss = loss + settings.kl_base_coef * kl_base.sum() / settings.base_share
-    ratio = log_ratio.detach().exp()
+    ratio = seen.exp()
     tally.add(surrogate=surrogate, entropy=entropy, kl=kl, ratio=ratio, up=(ratio > 1 + settings.clip_range).float(), down=(ratio < 1 - settings.clip_range).float())
     return loss, kl.detach()[chunk.fresh]
 
@@ -126,7 +125,7 @@ def fill_stats(stats: UpdateStats, tally: Tally, settings: Settings, dimension: 
     stats.early_stopped = float(tally.early_stopped)
     stats.optimiser_steps = float(tally.steps)
     stats.samples_used = float(sum(len(v) for v in tally.rows.get("ratio", [])))
-    stats.replayed_dropped = float(tally.dropped)
+    stats.replayed_dropped = float(tally.get("stale").sum())
 
 
 def _mean(values: list[float]) -> float:

@@ -93,11 +93,11 @@ def brightness(b, **kwargs) -> float:
 
 @pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_brightness_follows_the_reward(bench, sign):
-    b = bench(learning_rate=1e-2, num_inference_steps=5, window_size=3, kl_base_coef=0.0)
+    b = bench(learning_rate=1e-2, num_inference_steps=6, window_size=4, kl_base_coef=0.0)
     start = brightness(b)
-    for number in range(30):
+    for number in range(25):
         b.episode(number, reward=lambda images: sign * (images.mean((1, 2, 3)) - images.mean()) * 50)
-    assert sign * (brightness(b, use_ema=True) - start) > 0.01
+    assert sign * (brightness(b, use_ema=True) - start) > 0.005
 
 
 @pytest.mark.slow
