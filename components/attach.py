@@ -8,7 +8,6 @@ import gradio as gr
 
 from backend.errors import InputError
 from backend.runs import new_owner
-from components.banner import TITLES
 from components.context import PageContext
 
 STORAGE_KEY, STORAGE_SECRET = "craterlab-visitor", "craterlab"
@@ -61,7 +60,7 @@ def attach(context: PageContext, visitor: dict[str, Any], asked: str = "") -> di
 
 def run_choices(context: PageContext, limit: int = 50) -> list[tuple[str, str]]:
     """Runs for a dropdown: label and `source/id`, newest first, the recorded ones last."""
-    choices = [(f"{TITLES.get(s.state, s.state)} · {s.mode} · {s.metric} · {s.id}", f"runs/{s.id}") for s in context.store.list()[:limit]]
+    choices = [(f"{s.mode} · {s.metric} · {s.id}", f"runs/{s.id}") for s in context.store.list()[:limit]]
     return choices + [(f"Recorded · {s.mode} · {s.metric} · {s.id}", f"demo/{s.id}") for s in context.demo.list()]
 
 

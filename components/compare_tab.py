@@ -101,9 +101,11 @@ class CompareTab:
     def _fill(self, run: Any, pairs: views.Pairs | None, method: str, answer: str) -> tuple[Any, ...]:
         from backend.analysis.feature_figures import evolution
 
-        if pairs is None:
-            return self._nothing("The first sample grid appears with the first episode.")
-        images, captions, label = self._reference(run)
+        try:
+            views.check_pairs(pairs)
+            images, captions, label = self._reference(run)
+        except InputError as error:
+            return self._nothing(str(error))
         slider, caption = self.one_pair(pairs, 1)
         path = evolution(run, "pca")
         path["layout"].pop("title", None)

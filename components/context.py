@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Mapping
@@ -20,6 +21,14 @@ from components.references import ReferenceLibrary
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_RUNS = ROOT / "assets" / "demo_runs"
 LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
+
+
+TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.rewards.composition")
+
+
+def _import_trainer() -> None:
+    for name in TRAINER:
+        importlib.import_module(name)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int | None) -> int | None:
@@ -93,6 +102,7 @@ class PageContext:
     demo: RunStore
     _feeds: dict[tuple[str, str], RunFeed] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _warm: bool = False
 
     @classmethod
     def create(cls, runs_dir: str | Path | None = None, settings: Settings | None = None) -> PageContext:
@@ -129,6 +139,16 @@ class PageContext:
                     self._feeds.pop(next(iter(self._feeds)))
                 self._feeds[key] = RunFeed(self.run(run_id, source), source, self.manager if source == "runs" else None)
             return self._feeds[key]
+
+    def warm_up(self, after: float = 2.0) -> None:
+        """Import the trainer's libraries once, in the background, while the first visitor still looks around: the first Start is sooner."""
+        with self._lock:
+            if self._warm:
+                return
+            self._warm = True
+        timer = threading.Timer(after, _import_trainer)
+        timer.daemon = True
+        timer.start()
 
     def forget(self, run_id: str) -> None:
         """Drop the reader of a deleted run."""

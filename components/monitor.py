@@ -99,7 +99,7 @@ class Monitor:
         try:
             feed = self.context.feed(view["run"], view["source"])
             feed.refresh()
-        except InputError as error:
+        except (InputError, OSError) as error:
             gone = view_of("", "runs")
             return (gone, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.update(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
         seen = dict(view["seen"])

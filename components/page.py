@@ -17,7 +17,7 @@ from components.live_chart import plotly_file
 from components.markup import note
 from components.reference_tab import ReferenceTab
 from components.runs_tab import RunsTab
-from components.theme import asset, script, stylesheet, theme
+from components.theme import ASSETS, asset, script, stylesheet, theme
 from components.train_tab import TrainTab
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -68,6 +68,8 @@ def reference_draw(**values: Any) -> Any:
 
 def _arrive(context: PageContext) -> Any:
     def arrive(visitor: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Greet a browser and attach it to a run."""
+        context.warm_up()
         visitor = greet(visitor)
         asked = str(request.query_params.get("run", ""))[:80]
         view = attach(context, visitor, asked)
@@ -88,6 +90,7 @@ def launch_settings(context: PageContext) -> dict[str, Any]:
         "head": f"<script>{script('head.js')}</script>",
         "app_kwargs": {"routes": files.routes(context)},
         "blocked_paths": [str(Path(context.store.root).resolve())],
+        "favicon_path": str(ASSETS / "favicon.svg"),
         "ssr_mode": False,
         "run_history": False,
         "enable_monitoring": False,

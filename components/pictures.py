@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from components.scratch import scratch_folder
 
 
 def data_address(image: np.ndarray, side: int | None = None, quality: int | None = None) -> str:
@@ -40,7 +40,7 @@ def write_pngs(images: Sequence[np.ndarray], names: Sequence[str], side: int | N
         names: plain file names without ending.
         side: enlarge small images to this side without smoothing away pixels.
     """
-    folder = Path(tempfile.mkdtemp(prefix="craterlab-"))
+    folder = scratch_folder()
     paths = []
     for image, name in zip(images, names, strict=True):
         picture = Image.fromarray(image)

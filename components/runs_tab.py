@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,6 +12,7 @@ from components.attach import greet, parse_choice, run_choices, token_of, view_o
 from components.context import PageContext
 from components.live_chart import figure
 from components.markup import note
+from components.scratch import scratch_folder
 from components.train_tab import TrainTab
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -159,7 +158,7 @@ class RunsTab:
         try:
             source, run_id = parse_choice(choice)
             store = self.context.demo if source == "demo" else self.context.store
-            path = store.zip(run_id, folder=tempfile.mkdtemp(prefix="craterlab-"))
+            path = store.zip(run_id, folder=scratch_folder())
         except InputError as error:
             return gr.skip(), note(str(error), "warn")
         return gr.File(value=[str(path)], visible=True), ""
@@ -169,7 +168,7 @@ class RunsTab:
         from backend.analysis.report import write_report
 
         try:
-            paths = write_report(self._run(choice), Path(tempfile.mkdtemp(prefix="craterlab-")))
+            paths = write_report(self._run(choice), scratch_folder())
         except InputError as error:
             return gr.skip(), note(str(error), "warn")
         return gr.File(value=[str(p) for p in paths], visible=True), ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,6 +13,7 @@ from components.attach import greet, run_choices, view_of
 from components.context import PageContext
 from components.markup import note
 from components.monitor import Monitor
+from components.scratch import scratch_folder
 
 OTHERS = ("visitor",)
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -155,7 +154,7 @@ class TrainTab:
             config = form.to_config(values, self.context)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        folder = Path(tempfile.mkdtemp(prefix="craterlab-"))
+        folder = scratch_folder()
         path = folder / f"craterlab_{config.mode.lower()}_{config.metric.lower()}.json"
         path.write_text(form.config_json(config), encoding="utf-8")
         return str(path)

@@ -106,14 +106,12 @@ def test_no_horizontal_scrolling(open_page: Any, server: Server, width: int, sch
     for name in TABS:
         steps.open_tab(page, name)
         page.wait_for_timeout(600)
-        wide = page.evaluate(
-            "[...document.querySelectorAll('body *')].filter(e => e.offsetParent && !e.closest('.scroll-x, .strip-row, svg, .tab-container') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className).slice(0, 5)"
-        )
+        wide = page.evaluate(TOO_WIDE)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, wide)
         assert not wide, (name, wide)
 
 
-def test_lite_and_dark_text_has_contrast(open_page: Any, server: Server) -> None:
+def test_light_and_dark_text_has_contrast(open_page: Any, server: Server) -> None:
     run = write_fake_run(server.runs, 5)
     for scheme in ("light", "dark"):
         page = open_page(f"?run={run.id}&__theme={scheme}")
@@ -121,6 +119,9 @@ def test_lite_and_dark_text_has_contrast(open_page: Any, server: Server) -> None
             assert page.evaluate(CONTRAST, selector) >= 4.5, (scheme, selector)
 
 
+TOO_WIDE = """[...document.querySelectorAll('body *')]
+  .filter((e) => e.offsetParent && !e.closest('.scroll-x, .strip-row, svg, .tab-container') && e.getBoundingClientRect().right > innerWidth + 1)
+  .map((e) => e.tagName + '.' + e.className).slice(0, 5)"""
 CONTRAST = """(selector) => {
   const channel = (c) => { c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
   const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
