@@ -60,8 +60,8 @@ def banner(run: Any, status: dict[str, Any]) -> str:
 
 
 def _queue_sentence(status: dict[str, Any], state: str) -> str:
-    if state == "queued" and status.get("place"):
-        return f"Place {status['place']} in the queue; Stop takes it out."
+    if state == "queued":
+        return f"Place {status['place']} in the queue; it can leave at any time." if status.get("place") else "About to start."
     return status.get("message") or SENTENCES.get(state, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from components.context import PageContext
 from components.live_chart import filmstrip, live_charts
 from components.markup import note
 
+STOP_PATIENCE_SECONDS = 10  # between the queue and a listening process
 RESUMABLE = {"stopped", "interrupted", "failed"}
 ACTIVE = {"starting", "running", "paused", "stopping"}
 
@@ -154,7 +156,7 @@ class Monitor:
                     resume = self.context.store.effective_state(self.context.run(view["run"])) in RESUMABLE | {"paused"}
                     (manager.resume if resume else manager.pause)(view["run"], token)
                     return note("Resume requested." if resume else "Pause requested: it holds after the present step.")
-                action = {"stop": manager.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
+                action = {"stop": self.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
                 answer = action(view["run"], token)
                 said = {
                     "stop": "Stop requested: a checkpoint is written first.",
@@ -166,6 +168,23 @@ class Monitor:
                 return note(str(error), "warn")
 
         return act
+
+    def stop(self, run_id: str, token: str | None) -> None:
+        """Stop a run; one that is just leaving the queue is asked again until its process listens.
+
+        Raises:
+            InputError: not the owner, or nothing to stop.
+        """
+        end = time.monotonic() + STOP_PATIENCE_SECONDS
+        while True:
+            try:
+                self.context.manager.stop(run_id, token)
+                return
+            except InputError:
+                starting = self.context.store.effective_state(self.context.run(run_id)) == "queued"
+                if not starting or time.monotonic() > end or not self.context.manager.may_steer(run_id, token):
+                    raise
+            time.sleep(0.2)
 
     def apply_knobs(self, view: dict[str, Any], visitor: Any, *values: Any) -> str:
         """Ask for the live changes that differ from what the run has now."""

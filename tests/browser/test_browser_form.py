@@ -115,6 +115,7 @@ def test_light_and_dark_text_has_contrast(open_page: Any, server: Server) -> Non
     run = write_fake_run(server.runs, 5)
     for scheme in ("light", "dark"):
         page = open_page(f"?run={run.id}&__theme={scheme}")
+        page.wait_for_selector(".facts div")
         for selector in (".banner-state", ".banner-sentence", ".facts div", ".chart-card p", ".caption"):
             assert page.evaluate(CONTRAST, selector) >= 4.5, (scheme, selector)
 
