@@ -14,6 +14,7 @@ from torch import Tensor
 from backend.config.catalogue import EXTRACTORS
 from backend.errors import InputError
 from backend.features.base import Extractor
+from backend.features.download import announce
 
 # A channel that hardly varies over the reference would otherwise turn into the loudest one: its standard deviation
 # is taken to be at least this share of the median channel's.
@@ -95,7 +96,8 @@ def cached_features(extractor: Extractor, images: Tensor, cache_dir: str | Path 
     Args:
         extractor: which network.
         images: [N, 3, h, w] float in [0, 1].
-        cache_dir: folder of the cache, made where missing; None computes without one.
+        cache_dir: folder of the cache, made where missing; None computes without one. Where it cannot be written that is
+            said on standard error.
 
     Returns:
         [N, D] float32 on the CPU.
@@ -111,9 +113,13 @@ def cached_features(extractor: Extractor, images: Tensor, cache_dir: str | Path 
         if tuple(stored.shape) == (len(images), extractor.dimension):
             return stored
     features = extractor(images).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, features.numpy())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.save(file, features.numpy())
+        os.replace(temporary, path)
+    except OSError as error:
+        # A full or read-only disk costs time at the next start, nothing else.
+        announce(f"features are not kept in {path.parent}: {error.strerror or error}")
     return features

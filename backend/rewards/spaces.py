@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,10 +14,18 @@ from backend.config.catalogue import EXTRACTORS, METRICS
 from backend.config.schema import TrainConfig
 from backend.errors import InputError
 from backend.features.base import Extractor
-from backend.features.load import Standardiser, load_extractor
+from backend.features.load import Standardiser, cached_features, load_extractor
 from backend.rewards.attributes_model import AttributeModel
 from backend.rewards.base import MetricContext
 from backend.rewards.queue import FeatureQueue
+
+# Reference images from which on their features are kept on disk: below, computing them takes about a second.
+WORTH_KEEPING = 200
+
+
+def cache_folder() -> Path:
+    """Where features of large reference sets are kept: `$CRATER_CACHE/features`, by default .cache/features."""
+    return Path(os.environ.get("CRATER_CACHE", ".cache")) / "features"
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class Space:
         self, name: str, config: TrainConfig, reference_images: Tensor, reference_captions: list[str], attribute_model: AttributeModel | None, device: str | torch.device
     ) -> None:
         self.extractor: Extractor = load_extractor(name, device)
-        raw = self.raw(reference_images)
+        raw = cached_features(self.extractor, reference_images, cache_folder() if len(reference_images) >= WORTH_KEEPING else None)
         self.standardiser = Standardiser.fit(raw)
         queue = FeatureQueue(config.queue_size, self.extractor.dimension)
         measured = attribute_model is not None and attribute_model.extractor == name

@@ -83,6 +83,14 @@ def test_a_torn_cache_file_is_replaced(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
 
+def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = cached_features(Means(), images, tmp_path / "file" / "cache")
+    np.testing.assert_allclose(found, images.mean((2, 3)))
+    assert "not kept" in capsys.readouterr().err
+
+
 def test_no_cache_folder_computes():
     network = Means()
     for _ in range(2):

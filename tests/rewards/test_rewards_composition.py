@@ -187,6 +187,14 @@ def test_references_that_cannot_be_used(renders):
             RewardFunction(TrainConfig(), bad, [])
 
 
+def test_features_of_a_large_reference_are_kept_on_disk(renders, monkeypatch, tmp_path):
+    monkeypatch.setenv("CRATER_CACHE", str(tmp_path))
+    monkeypatch.setattr("backend.rewards.spaces.WORTH_KEEPING", 50)
+    first, second = (make(renders) for _ in range(2))
+    assert len(list((tmp_path / "features").glob("efficientnet_lite0_*.npy"))) == 1
+    assert torch.equal(first.primary.context.reference, second.primary.context.reference)
+
+
 def test_groups_that_cannot_be_used(renders, images):
     function = make(renders)
     with pytest.raises(InputError):
