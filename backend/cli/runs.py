@@ -44,9 +44,8 @@ def show(run_id: Id, runs_dir: Folder = None) -> None:
     print(f"{run.id}\n  state: {store.effective_state(run)}, attempt {status.attempt}, episode {status.episode} of {status.total}, on {status.host}")
     if status.error or status.message:
         print(f"  {status.error or status.message}")
-    print(
-        f"  score {_digits(status.score)}, best {_digits(status.best_score)} (episode {status.best_episode}), base {_digits(status.base_level)}, reference {_digits(status.reference_level)}"
-    )
+    levels = f"base {_digits(status.base_level)}, reference {_digits(status.reference_level)}"
+    print(f"  score {_digits(status.score)}, best {_digits(status.best_score)} (episode {status.best_episode}), {levels}")
     print(f"  checkpoints: {', '.join(c.name + (' (best)' if c.best else '') for c in run.checkpoints()) or 'none'}")
     print(f"  {command_line(run.config)}")
     for event in run.events():
