@@ -13,6 +13,7 @@ from backend.config import TrainConfig, load_plugins, load_preset, make_config, 
 from backend.config.load import environment_values
 from backend.errors import InputError
 from backend.runs import Run, RunStore
+from backend.training.slurm import CLUSTERS
 
 app = typer.Typer()
 
@@ -40,6 +41,10 @@ def train(
     if run_id is not None:
         run = store.get(run_id)
         sys.exit(host(run, run.config, quiet, "process"))
+    if dry_run and not slurm:
+        raise InputError("--dry-run goes with --slurm: `python -m backend config validate` checks settings without training")
+    if slurm and slurm_cluster not in CLUSTERS:
+        raise InputError(f"slurm-cluster {slurm_cluster!r}: choose one of {', '.join(CLUSTERS)}")
     resolved = settle_settings(settings or {}, config, preset)
     from backend.training.session import check_inputs
     from backend.training.trackers import check_tracker
@@ -52,8 +57,6 @@ def train(
         options = SlurmOptions(slurm_cluster, slurm_partition, slurm_gpus, slurm_minutes)
         print(job_script(resolved, store.root, options) if dry_run else submit(store, resolved, options))
         return
-    if dry_run:
-        raise InputError("--dry-run goes with --slurm: `python -m backend config validate` checks settings without training")
     from backend.training.distributed import world_size
 
     if world_size() > 1:

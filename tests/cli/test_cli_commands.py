@@ -38,7 +38,8 @@ def test_every_setting_is_a_flag_of_train_and_named_in_config(capsys):
     parameters = inspect.signature(train).parameters
     options = {name: parameters[name].annotation.__metadata__[0] for name in field_names()}
     for name, option in options.items():
-        assert option.param_decls[0].split("/")[0] == flag(name) and field_meta(name)["help"] in option.help and option.rich_help_panel == field_meta(name)["group"]
+        named = [option.default, *option.param_decls][0]  # typer keeps the first declaration in `default`
+        assert named.split("/")[0] == flag(name) and field_meta(name)["help"] in option.help and option.rich_help_panel == field_meta(name)["group"]
     code, out, _ = call(capsys, "config")
     assert code == 0 and all(f"{flag(n)} (default {field_meta(n)['default']!r})" in out and field_meta(n)["help"] in out for n in field_names())
     assert out.strip() == describe()
