@@ -69,7 +69,7 @@ class TrainConfig(BaseModel):
         "Credit",
         "difference: exact R(X)-R(X without i); gae: critic and GAE; broadcast: the set's score for every image; centred: the popular biased shortcut.",
     )
-    learning_rate: float = setting(3e-4, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
+    learning_rate: float = setting(1e-3, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
     learning_rate_critic: float = setting(1e-3, "PPO", "Critic learning rate", "Adam's step size for the value network.", live=True, gt=0, le=1)
     clip_range_nats: float = setting(
         0.0,
