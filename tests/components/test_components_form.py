@@ -46,7 +46,7 @@ def test_validator_answers_in_the_order_of_the_inputs(context: PageContext) -> N
     refused = [n for n, a in zip([*field_names(), *OTHERS], answers, strict=True) if not a["is_valid"]]
     assert refused == ["learning_rate"]
     message = answers[field_names().index("learning_rate")]["message"]
-    assert "-1.0" in message and "0.0003" in message
+    assert "-1.0" in message and "0.001" in message
 
 
 @pytest.mark.parametrize(
