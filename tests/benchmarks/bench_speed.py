@@ -113,7 +113,7 @@ def measure_page() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "RUNS_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         began = time.monotonic()
-        server = subprocess.Popen([sys.executable, "app.py"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen([sys.executable, "app.py"], env=environment, stdout=subprocess.DEVNULL)
         try:
             answered = wait_for_page(server, address, began)
             seen = wait_for_button(address, began)
