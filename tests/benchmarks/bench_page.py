@@ -101,6 +101,8 @@ def served(folder: str) -> Iterator[tuple[str, psutil.Process]]:
     try:
         wait_for_page(server, address, time.monotonic(), 300)
         yield address, psutil.Process(server.pid)
+    except OSError as error:
+        raise InputError(f"the page broke off ({error}); its own output above says why: measure on an idle machine") from error
     finally:
         server.terminate()
         server.wait(60)
