@@ -52,6 +52,13 @@ const drawCard = async (card) => {
   const chart = value && value.charts && value.charts[card.dataset.chart];
   const div = card.querySelector('.chart-div');
   if (!chart) return;
+  const waiting = chart.traces.length === 0;
+  card.dataset.waiting = !waiting ? '' : chart.points ? 'Nothing of this in this run so far' : 'Waiting for the first episode';
+  if (waiting) {
+    if (div._fullLayout) (await window.craterPlotly).purge(div);
+    div.dataset.points = String(chart.points);
+    return;
+  }
   const P = await loadPlotly(props.plotly);
   const wide = card.classList.contains('wide');
   const layout = { ...baseLayout(), ...marksOf(value, wide), uirevision: [value.run, options.x, options.log].join('|'), hovermode: 'x unified',

@@ -7,7 +7,7 @@ from typing import Any
 from tests.browser.conftest import wait_for
 
 POINTS = "Number(document.querySelector('#chart-reward')?.dataset.points || 0)"
-RANGE = "(() => { const a = document.querySelector('#chart-reward')._fullLayout.xaxis; return [a.range[0], a.range[1], a.autorange ? 1 : 0]; })()"
+RANGE = "(() => { const a = document.querySelector('#chart-reward')._fullLayout?.xaxis; if (!a) return [0, 0, 1]; return [a.range[0], a.range[1], a.autorange ? 1 : 0]; })()"
 
 
 def state(page: Any) -> str:
