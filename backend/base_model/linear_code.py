@@ -97,6 +97,20 @@ def build_autoencoder(code: LinearCode) -> AutoencoderTiny:
     return model
 
 
+def read_code(model: AutoencoderTiny) -> LinearCode:
+    """The code that an autoencoder of `build_autoencoder` computes, read back from its weights; `kept` is not known (NaN)."""
+    *_, last, head = model.encoder.layers
+    channels = model.config.latent_channels
+    matrix = np.empty((channels, 3, PATCH, PATCH))
+    weight = last.weight.detach().double().numpy()
+    for c in range(48):
+        colour, y, x = _position(c)
+        for dy in range(2):
+            for dx in range(2):
+                matrix[:, colour, 4 * dy + y, 4 * dx + x] = weight[:channels, c, 1 + dy, 1 + dx]
+    return LinearCode(matrix.reshape(channels, -1), head.bias.detach().double().numpy(), float("nan"), float(model.config.scaling_factor))
+
+
 def _gather_blocks(layer: torch.nn.Conv2d, channels: int) -> None:
     """Make a stride-2 3x3 convolution copy each 2x2 block: output 4c + 2 dy + dx is input c at (dy, dx)."""
     for c in range(channels):

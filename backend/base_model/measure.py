@@ -46,7 +46,7 @@ def generate(folder: Path, prompts: Sequence[str], seed: int, *, guidance: float
     """Images uint8 [P, h, w, 3] by plain diffusers: one prompt each, deterministic DDIM, one generator per image."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     out = []
     for start in range(0, len(prompts), batch):
@@ -138,7 +138,7 @@ def reconstruction_rmse(folder: Path, images: np.ndarray) -> float:
     """Root mean square error of the autoencoder in [0, 1] units, uint8 images [N, h, w, 3]."""
     from diffusers import AutoencoderTiny
 
-    vae = AutoencoderTiny.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, local_files_only=True)
+    vae = AutoencoderTiny.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
     total = 0.0
     with torch.inference_mode():
         for start in range(0, len(images), 32):

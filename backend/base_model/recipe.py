@@ -17,7 +17,7 @@ import torch
 from backend.base_model.data import load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser
-from backend.base_model.linear_code import LinearCode, build_autoencoder, fit_linear_code
+from backend.base_model.linear_code import LinearCode, build_autoencoder, fit_linear_code, read_code
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
@@ -101,28 +101,63 @@ def linear_code(images: np.ndarray, work: Path = WORK) -> LinearCode:
     return code
 
 
-def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL) -> Path:
+def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from: Path | None = None) -> Path:
     """Do every stage that is not done yet and write the pipeline.
 
+    Args:
+        recipe: numbers of the training.
+        work: renders and progress; a stage that finds its progress goes on from it.
+        out: folder of the pipeline.
+        start_from: folder of a pipeline of this recipe whose weights are trained further; None starts from nothing.
+
     Raises:
-        InputError: the disk is full; running the same command again goes on.
+        InputError: `start_from` is no such pipeline, or the disk is full; running the same command again goes on.
     """
     log = Log(work)
     images, params = render(recipe, work)
-    code = linear_code(images, work)
-    log({"stage": "code", "patch_variance_kept": round(code.kept, 5)})
-    with initialisation(recipe.seed):
-        vae = build_autoencoder(code)
+    if start_from is None:
+        code, (vae, denoiser, tokenizer) = linear_code(images, work), (None, None, None)
+    else:
+        vae, denoiser, tokenizer = open_parts(start_from)
+        code = read_code(vae)
+    if vae is None:
+        with initialisation(recipe.seed):
+            vae = build_autoencoder(code)
+        tokenizer = build_tokenizer(VOCABULARY)
+        with initialisation(recipe.seed + 1):
+            denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
     train_decoder(vae, images, recipe.decoder_steps, work / "decoder.pt", recipe.seed, log=log, device=recipe.device)
-    tokenizer = build_tokenizer(VOCABULARY)
-    with initialisation(recipe.seed + 1):
-        denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
     pairs = Pairs(images, np.array([p.view == "aerial" for p in params]), lambda i, rng: caption(params[i], rng))
     ema = train_denoiser(
         denoiser, pairs, code, tokenizer, recipe.denoiser_steps, work / "denoiser.pt", recipe.seed,
         batch=recipe.batch, learning_rate=recipe.learning_rate, log=log, device=recipe.device,
     )  # fmt: skip
-    return assemble(ema, vae, tokenizer, out, {**asdict(recipe), "patch_variance_kept": round(code.kept, 5)})
+    record = asdict(recipe) | {"started_from": training_record(start_from)} if start_from else asdict(recipe)
+    return assemble(ema, vae.to("cpu"), tokenizer, out, record)
+
+
+def open_parts(folder: Path) -> tuple[AutoencoderTiny, Denoiser, CLIPTokenizer]:
+    """Autoencoder, denoiser and tokenizer of a pipeline that this recipe wrote, in single precision.
+
+    Raises:
+        InputError: the folder holds no pipeline of an `AutoencoderTiny`.
+    """
+    from diffusers import AutoencoderTiny, StableDiffusionPipeline
+
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no pipeline ({str(error).splitlines()[0]}): name a folder that `base-model train` wrote") from error
+    if not isinstance(pipeline.vae, AutoencoderTiny):
+        raise InputError(f"{folder} has a {type(pipeline.vae).__name__}, this recipe an AutoencoderTiny: name a folder that `base-model train` wrote")
+    pipeline.vae.encoder.requires_grad_(False)
+    return pipeline.vae, Denoiser(pipeline.unet, pipeline.text_encoder), pipeline.tokenizer
+
+
+def training_record(folder: Path) -> dict:
+    """The record of an earlier training; empty where there is none."""
+    path = folder / "training.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:

@@ -27,6 +27,7 @@ def train(
     denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder.", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the pipeline.")] = Path("assets/models/crater-tiny"),
+    start_from: Annotated[Path | None, typer.Option(help="Folder of a pipeline of this recipe whose weights are trained further.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
 ) -> None:
     """Train the embedded model from the renderer; interrupted, the same command goes on."""
@@ -38,7 +39,7 @@ def train(
     recipe = cuda_recipe() if chosen.startswith("cuda") else Recipe()
     given = {"images": images, "decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps}
     recipe = replace(recipe, device=chosen, **{k: v for k, v in given.items() if v is not None})
-    typer.echo(f"wrote {run_recipe(recipe, work, out)}")
+    typer.echo(f"wrote {run_recipe(recipe, work, out, start_from)}")
 
 
 @app.command()

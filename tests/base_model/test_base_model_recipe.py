@@ -12,8 +12,8 @@ import torch
 from backend.base_model import progress
 from backend.base_model.data import augment, load_dataset, render_dataset
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser
-from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, to_patches
-from backend.base_model.recipe import assemble, initialisation
+from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
+from backend.base_model.recipe import assemble, initialisation, open_parts
 from backend.base_model.text import build_text_encoder, build_tokenizer, with_unknown_words
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY
@@ -33,6 +33,13 @@ def test_encoder_is_exactly_the_principal_components(images: np.ndarray) -> None
     expected = (to_patches(images) @ code.matrix.T + code.offset).reshape(6, 8, 8, 6).transpose(0, 3, 1, 2)
     assert np.abs(latents.numpy() - expected).max() < 1e-5
     assert torch.allclose(encode(code, images), latents * code.scaling_factor, atol=1e-5)
+
+
+def test_code_is_read_back_from_the_weights(images: np.ndarray) -> None:
+    code = fit_linear_code(images, channels=6)
+    again = read_code(build_autoencoder(code))
+    assert np.abs(again.matrix - code.matrix).max() < 1e-6 and np.abs(again.offset - code.offset).max() < 1e-6
+    assert again.scaling_factor == code.scaling_factor
 
 
 def test_kept_variance_is_that_of_sklearn(images: np.ndarray) -> None:
@@ -77,8 +84,7 @@ def _train(images: np.ndarray, steps: int, total: int, state: Path) -> Denoiser:
         model = Denoiser(build_unet(4), build_text_encoder(tokenizer))
     pairs = Pairs(images, np.ones(len(images), bool), lambda i, rng: "aerial view of mars craters")
     rows: list[dict] = []
-    ema = train_denoiser(model, pairs, code, tokenizer, steps, state, 0, batch=2, log=rows.append, save_every=1)
-    return ema
+    return train_denoiser(model, pairs, code, tokenizer, steps, state, 0, batch=2, log=rows.append, save_every=1)
 
 
 def test_interrupted_training_goes_on_exactly(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +117,17 @@ def test_assembled_pipeline_loads_in_plain_diffusers(images: np.ndarray, tmp_pat
     tokenizer = build_tokenizer(VOCABULARY)
     with initialisation(0):
         folder = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "model", {"seed": 0})
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     image = pipeline("aerial view of mars craters", num_inference_steps=2, output_type="np").images
     assert image.shape == (1, 16 * PATCH, 16 * PATCH, 3)
     assert sum(f.stat().st_size for f in folder.rglob("*.safetensors")) < 40e6
+    vae, denoiser, _ = open_parts(folder)
+    assert denoiser.unet.dtype == torch.float32 and np.abs(read_code(vae).matrix - code.matrix).max() < 1e-2
+
+
+def test_further_training_needs_a_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="base-model train"):
+        open_parts(tmp_path)
 
 
 def test_rendered_shards_resume_and_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
