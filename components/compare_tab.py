@@ -62,7 +62,7 @@ class CompareTab:
         return [self.checkpoint, self.pairs, self.neighbours, self.which, self.slider, self.caption, self.evaluation, self.map, self.evolution, self.answer]
 
     def _wire(self) -> None:
-        self.run.change(self.show, [self.run, self.method], self.outputs, **{**PRIVATE, "show_progress": "minimal"})
+        self.run.change(self.show, [self.run, self.method], self.outputs, **{**PRIVATE, "show_progress": "minimal", "show_progress_on": self.answer})
         self.run.focus(lambda: gr.Dropdown(choices=run_choices(self.context)), None, self.run, queue=False, **PRIVATE)
         self.which.change(self.one_pair, [self.pairs, self.which], [self.slider, self.caption], trigger_mode="always_last", **PRIVATE)
         self.method.change(self.redraw_map, [self.pairs, self.method, self.run], self.map, **PRIVATE)

@@ -91,12 +91,12 @@ def neighbours(pairs: Pairs, reference: np.ndarray, captions: list[str], label: 
     cells = []
     for i, image in enumerate(pairs.tuned):
         j = min(int(index[i]), len(reference) - 1)
-        words, other = text(pairs.prompts[i]), text(captions[j] if j < len(captions) else "")
+        words, other = text(f"{pairs.prompts[i]}, seed {pairs.seeds[i]}"), text(captions[j] if j < len(captions) else "")
         close = " (close)" if distance[i] < 0.5 * typical else ""
         cells.append(
             f'<figure class="pair"><div class="pair-images"><img src="{data_address(image)}" alt="generated: {words}" title="{words}">'
             f'<img src="{data_address(reference[j])}" alt="nearest reference image: {other}" title="{other}"></div>'
-            f"<figcaption>distance {number(distance[i], 3)}{close}<br>seed {pairs.seeds[i]}</figcaption></figure>"
+            f"<figcaption>distance {number(distance[i], 3)}{close}</figcaption></figure>"
         )
     head = (
         f'<h2 class="section-title">Generated (left) beside the nearest reference image (right) <small>{text(pairs.tuned_title)}; {text(label)}; {text(pairs.measure)}</small></h2>'

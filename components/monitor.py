@@ -63,7 +63,13 @@ class Monitor:
             with gr.Row():
                 for name in banner.LIVE_FIELDS:
                     meta = field_meta(name)
-                    self.knobs[name] = gr.Number(label=meta["label"], value=None, min_width=128, elem_id=f"knob-{name}", step=abs(meta["default"]) / 10 or 0.1)
+                    self.knobs[name] = gr.Number(
+                        label=meta["label"] + (" weight" if meta["group"] == "Reward weights" else ""),
+                        value=None,
+                        min_width=128,
+                        elem_id=f"knob-{name}",
+                        step=abs(meta["default"]) / 10 or 0.1,
+                    )
             self.buttons["apply"] = gr.Button("Apply changes", elem_id="button-apply", interactive=False, size="md")
 
     @property

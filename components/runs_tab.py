@@ -50,7 +50,7 @@ class RunsTab:
         with gr.Row(elem_classes="control-row"):
             self.buttons = {
                 name: gr.Button(label, elem_id=f"runs-{name}", size="md", variant=variant)
-                for name, label, variant in (("open", "Watch", "secondary"), ("resume", "Resume", "secondary"), ("clone", "Copy settings to the form", "secondary"))
+                for name, label, variant in (("open", "Watch", "secondary"), ("resume", "Resume", "secondary"), ("clone", "Copy settings", "secondary"))
             }
             self.report_button = gr.Button("Report", elem_id="runs-report", size="md")
             self.download = gr.Button("Prepare .zip", elem_id="runs-download", size="md")

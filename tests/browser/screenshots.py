@@ -25,6 +25,9 @@ def shoot(browser: Any, url: str, scheme: str, size: str, tabs: tuple[str, ...],
     for name in tabs:
         steps.open_tab(page, name)
         page.wait_for_timeout(500 if name == "Train" else 5000)
+        if name == "Compare":
+            page.wait_for_selector("#compare-neighbours img", timeout=90_000)
+            page.wait_for_timeout(2000)
         paths.append(FOLDER / f"{name.lower()}_{scheme}{size}.png")
         page.screenshot(path=str(paths[-1]))
     if "Train" in tabs:
