@@ -29,6 +29,7 @@ lint: env
 bench: env
 	$(PY) -m tests.benchmarks.bench_speed
 	$(PY) -m tests.benchmarks.bench_rewards
+	$(PY) -m tests.benchmarks.bench_page
 
 bench-modes: env
 	$(PY) -m tests.benchmarks.bench_modes
