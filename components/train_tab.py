@@ -26,7 +26,8 @@ const open = () => {
   const box = target.closest('[id^="group-"]');
   const toggle = box && box.querySelector('button.label-wrap');
   if (toggle && !toggle.classList.contains('open')) toggle.click();
-  setTimeout(() => { target.scrollIntoView({ block: 'center' }); const input = target.querySelector('input, textarea'); if (input) input.focus(); }, 250);
+  // No focus: a number field drops the refusal's message when it is focused.
+  setTimeout(() => target.scrollIntoView({ block: 'center' }), 250);
 };
 watch('value', open);
 """
@@ -100,8 +101,9 @@ class TrainTab:
         extra["preset"].change(presets.preset_sentence, extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
         extra["apply_preset"].click(self.apply_preset, extra["preset"], [*everything, *shown], queue=False, **PRIVATE)
         start_outputs = [self.monitor.view, self.monitor.visitor, self.monitor.parts["choice"], extra["problem"]]
-        extra["start"].click(self.refusal, None, [extra["problem"], extra["opener"]], inputs_kwargs=fields, queue=False, **PRIVATE)
-        extra["start"].click(
+        # One after the other: an event that ends later would wipe the validator's marks off the fields.
+        asked = extra["start"].click(self.refusal, None, [extra["problem"], extra["opener"]], inputs_kwargs=fields, queue=False, **PRIVATE)
+        begun = asked.then(
             self.start,
             None,
             start_outputs,
@@ -110,7 +112,8 @@ class TrainTab:
             concurrency_limit=None,
             api_name="start_from_form",
             **PRIVATE,
-        ).success(None, js=TO_BANNER, api_visibility="private")
+        )
+        begun.success(None, js=TO_BANNER, api_visibility="private")
         extra["save"].click(self.save_config, None, extra["save"], inputs_kwargs=fields, queue=False, **PRIVATE)
         extra["load"].upload(self.load_config, extra["load"], [extra["load_note"], *everything, *shown], queue=False, **PRIVATE)
 

@@ -17,7 +17,13 @@ const recolour = (trace) => {
 const draw = async () => {
   const value = props.value;
   if (!value || !value.data) { if (window.craterPlotly && div._fullLayout) (await window.craterPlotly).purge(div); div.style.height = '0'; return; }
-  const P = await loadPlotly(props.plotly);
+  let P;
+  try {
+    P = await loadPlotly(props.plotly);
+  } catch (error) {
+    div.textContent = error.message;
+    return;
+  }
   const given = value.layout || {};
   div.style.height = (given.height || 340) + 'px';
   const layout = { ...baseLayout(), hovermode: 'closest', ...given, xaxis: axisStyle(given.xaxis || {}), yaxis: axisStyle(given.yaxis || {}), uirevision: value.key || 'figure' };

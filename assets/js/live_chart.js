@@ -59,7 +59,13 @@ const drawCard = async (card) => {
     div.dataset.points = String(chart.points);
     return;
   }
-  const P = await loadPlotly(props.plotly);
+  let P;
+  try {
+    P = await loadPlotly(props.plotly);
+  } catch (error) {
+    card.dataset.waiting = error.message; // drawn with the next news, once the server answers again
+    return;
+  }
   const wide = card.classList.contains('wide');
   const layout = { ...baseLayout(), ...marksOf(value, wide), uirevision: [value.run, options.x, options.log].join('|'), hovermode: 'x unified',
     xaxis: axisStyle({ title: { text: xTitle[options.x], standoff: 6 } }), yaxis: axisStyle({ type: options.log ? 'log' : 'linear', title: { text: chart.unit, standoff: 4 } }) };

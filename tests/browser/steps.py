@@ -44,6 +44,7 @@ def wait_points(page: Any, least: int, seconds: float = 40) -> int:
 
 def start(page: Any, **fields: object) -> str:
     """Fill fields of the first block, press Start and wait for the new run's id."""
+    page.wait_for_timeout(1200)  # two ticks: the page has settled on the run that was there before
     before = run_id(page)
     for name, value in fields.items():
         page.fill(f"#field-{name} input", str(value))
