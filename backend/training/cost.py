@@ -27,7 +27,7 @@ class Estimate:
         startup_seconds: until the first episode begins.
         memory_gib: highest resident memory (or the device's, where there is one).
         text: one line for a person.
-        machine: where the constants were measured.
+        machine: where the constants were measured; empty where they are only derived from published sizes and speeds.
     """
 
     seconds_per_episode: float
@@ -82,7 +82,7 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     rollout, update = unet_forwards(config)
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
     per_image = rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
-    episode = images * (per_image + update * per_forward + known["policy_seconds"][config.mode]) + known["episode_seconds"]
+    episode = images * (per_image + update * per_forward * known["replay_factor"] + known["policy_seconds"][config.mode]) + known["episode_seconds"]
     every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
     every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
     startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image
@@ -92,7 +92,8 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     saved = 0.35 if config.gradient_checkpointing else 1.0
     memory = known["base_gib"] + images * known["rollout_gib"] + replayed * known["replay_gib"] * saved
     text = f"about {_duration(episode + every)} an episode, {_duration(total)} in all, {memory:.1f} GiB"
-    return Estimate(episode + every, total, startup, memory, f"{text} ({wanted}, measured on {known['machine']})", known["machine"])
+    source = f"measured on {known['machine']}" if known["machine"] else "derived from published sizes and speeds, not measured"
+    return Estimate(episode + every, total, startup, memory, f"{text} ({wanted}, {source})", known["machine"])
 
 
 def _thread_factor(config: TrainConfig, known: dict[str, Any]) -> float:
