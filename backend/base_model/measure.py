@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
 
 from backend.base_model.data import SIZE, load_dataset
 from backend.evaluation.diversity import median_distance, partitions, subset_vendi
 from backend.features.load import load_extractor
 from backend.reference.captions import ATTRIBUTES, attribute_targets, caption, sample_for_caption
+from backend.reference.realism import frechet
 from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
 from backend.rewards.attributes_model import fit_attribute_model, r_squared
 
@@ -55,12 +55,6 @@ def generate(folder: Path, prompts: Sequence[str], seed: int, *, guidance: float
         images = pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images
         out.append((images * 255).round().astype(np.uint8))
     return np.concatenate(out)
-
-
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance of two Gaussians fitted to rows: [N, D], [M, D]."""
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * np.real(sqrtm(cov_a @ cov_b))))
 
 
 def frechet_table(reference: np.ndarray, others: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, list[float]]:
