@@ -23,7 +23,7 @@ def render(images: Annotated[int, typer.Option(help="Rendered training images.",
 @app.command()
 def train(
     images: Annotated[int | None, typer.Option(help="Rendered training images.", min=1)] = None,
-    decoder_steps: Annotated[int | None, typer.Option(help="Steps of the decoder.", min=1)] = None,
+    decoder_steps: Annotated[int | None, typer.Option(help="Steps of the decoder; 0 leaves it as it is.", min=0)] = None,
     denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder.", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the pipeline.")] = Path("assets/models/crater-tiny"),

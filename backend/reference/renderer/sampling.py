@@ -12,6 +12,8 @@ from backend.errors import InputError
 from backend.reference.renderer.parameters import COMPLEX_KINDS, INTERIORS, KINDS, RIMS, TERRAINS, CraterParameters, fresh_depth_km, fresh_rim_km
 from backend.reference.renderer.sensors import PRESETS, pick
 
+REPOSE = 34.0  # degrees: walls of Martian craters stand at 25 to 35
+
 
 def _freshness(rng: np.random.Generator, kind: str, rims: str) -> float:
     low, high = {"ghost": (0.0, 0.12), "degraded": (0.12, 0.4), "rayed": (0.85, 1.0)}.get(kind, (0.45, 1.0))
@@ -83,6 +85,7 @@ def _sample(rng: np.random.Generator, fixed: dict[str, Any]) -> CraterParameters
         "roughness": rough * math.exp(rng.normal(math.log(0.08), 0.4)),
         "spectrum": rng.uniform(4.2, 5.2),
         "small_craters": small * rng.uniform(0.4, 1.6),
+        "repose": REPOSE,
         "sun_azimuth": rng.uniform(0.0, 360.0),
         "sun_elevation": rng.uniform(low, high),
         "colour": rng.uniform(0.0, 1.0),
