@@ -68,7 +68,7 @@ def test_depth_to_diameter_is_in_the_range_of_its_kind(kind, low, high):
 
 
 def test_a_pedestal_crater_stands_on_a_plateau_above_the_plain():
-    """Barlow et al. 2014: pedestals stand tens of metres to about 100 m above the plain around craters of a few kilometres."""
+    """Kadish & Head 2011 (Icarus 215, 34): pedestals stand some 50 m above the plain, less than a tenth of the diameter of a crater of a few kilometres."""
     p = draws(1, kind="pedestal")[0]
     r = relief(p, 0.5)
     plateau = np.median(r.height[(r.radius > 1.3) & (r.radius < 1.6)])
@@ -88,7 +88,7 @@ def test_a_rampart_rises_at_the_edge_of_its_lobes():
 
 
 def test_central_peak_and_pit_rise_above_and_sink_below_the_floor():
-    """Garvin et al. 2003: central peaks reach a share of the depth, below the rim."""
+    """Central peaks reach a share of the depth and stay below the rim."""
     for kind, sign in (("complex", 1), ("pitted", -1)):
         p = draws(1, kind=kind, freshness=0.8)[0]
         r = relief(p, 0.9)
@@ -107,7 +107,7 @@ def test_kinds_of_several_craters_have_several_floors():
 
 @pytest.mark.parametrize("sensor", ["none", "themis"])
 def test_walls_stay_near_the_angle_of_repose(sensor):
-    """Fresh Martian walls stand at 25 to 35 degrees (Kreslavsky & Head 2018)."""
+    """Fresh walls stand at about the angle of repose of loose rock, 25 to 35 degrees."""
     for i, p in enumerate(draws(16, sensor=sensor, kind="bowl", rims="sharp")):
         slope = measured(p.replace(irregularity=0.0, hummocks=0.0, old_craters=0.0), seed=i)[2]
         assert 14.0 < slope < 37.0
@@ -151,7 +151,7 @@ def test_lunar_lambert_of_a_plane_against_the_formula():
 
 
 def test_small_craters_follow_a_power_law():
-    """Cumulative number ∝ D^-2 between the smallest and the largest drawn (Hartmann 2005)."""
+    """Cumulative number ∝ D^-2 between the smallest and the largest drawn (equilibrium, Moore et al. 1980)."""
     p = CraterParameters(small_craters=4000.0)
     rng = np.random.default_rng(0)
     count = rng.poisson(p.small_craters)

@@ -50,7 +50,7 @@ def polar(scene: Scene, p: CraterParameters, cx: float, cy: float, radius: float
 
 
 def wall_power(p: CraterParameters) -> float:
-    """Exponent of the cavity's profile: near 2 (paraboloid) for bowls, steeper walls for wide floors (Garvin et al. 2003)."""
+    """Exponent of the cavity's profile: near 2 (paraboloid) for bowls, steeper walls for wide floors; power functions as in Garvin & Frawley 1998."""
     return 1.7 + 1.3 * min(p.infill, 0.6)
 
 

@@ -92,7 +92,7 @@ def stamp_height(radius: int, age: int, sub: int) -> Array:
 
 
 def small_craters(height: Array, p: CraterParameters, rng: np.random.Generator, spacing: float, keep_clear: Array | None = None) -> Array:
-    """Add a population of small craters, cumulative number ∝ D^-2 (Hartmann 2005 production slope near 100 m – 1 km), in place.
+    """Add a population of small craters, cumulative number ∝ D^-2 (a surface in equilibrium, Moore et al. 1980; fresh production is steeper), in place.
 
     `keep_clear` [s, s] in [0, 1]: where it is near 1 (young floors) fewer are stamped."""
     size = height.shape[0]
