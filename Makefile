@@ -32,6 +32,7 @@ bench: env
 	$(PY) -m tests.benchmarks.bench_page
 
 bench-modes: env
+	$(PY) -m tests.benchmarks.bench_credit
 	$(PY) -m tests.benchmarks.bench_modes
 
 bench-learning: env

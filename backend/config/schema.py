@@ -69,6 +69,12 @@ class TrainConfig(BaseModel):
         "Credit",
         "difference: exact R(X)-R(X without i); gae: critic and GAE; broadcast: the set's score for every image; centred: the popular biased shortcut.",
     )
+    baseline: Literal["twin", "prompt"] = setting(
+        "twin",
+        "PPO",
+        "Baseline",
+        "twin: each image's credit less that of the image which the policy's mean action draws from the same seed (a second, noise-free rollout); prompt: less the prompt's running mean.",
+    )
     learning_rate: float = setting(1e-3, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
     learning_rate_critic: float = setting(1e-3, "PPO", "Critic learning rate", "Adam's step size for the value network.", live=True, gt=0, le=1)
     clip_range_nats: float = setting(
@@ -110,7 +116,7 @@ class TrainConfig(BaseModel):
     lora_targets: Literal["attention", "attention+conv"] = setting(
         "attention+conv", "Policy", "LoRA targets", "Attention projections alone, or the convolutions of the residual blocks too."
     )
-    perturbation_scale: float = setting(0.1, "Policy", "Perturbation scale", "Largest push of DIVERSITY_POLICY per denoising step, in latent standard deviations.", gt=0, le=2)
+    perturbation_scale: float = setting(0.2, "Policy", "Perturbation scale", "Largest push of DIVERSITY_POLICY per denoising step, in latent standard deviations.", gt=0, le=2)
     init_log_std: float = setting(-1.0, "Policy", "Initial log std", "Initial spread of the policies that learn their own.", ge=-5, le=2)
     ema_decay: float = setting(0.9, "Policy", "EMA decay", "Decay of the moving average of the policy's weights that evaluation uses; 0 switches it off.", ge=0, lt=1)
 

@@ -123,6 +123,11 @@ class Agent:
                 guidance_scale=self.config.guidance_scale, deterministic=deterministic, should_stop=should_stop,
             )  # fmt: skip
 
+    @property
+    def wants_twins(self) -> bool:
+        """Whether `update` should be given the credit of each image's noise-free twin."""
+        return self.config.baseline == "twin" and self.config.advantage == "difference"
+
     def advantages(self, trajectory: Trajectory, total_reward: torch.Tensor, prompt_index: torch.Tensor, group_score: float | None = None) -> Credit:
         """Advantages [K, B] of a group; the group joins the running baselines. See `CreditEstimator`."""
         values = torch.zeros_like(trajectory.log_probs)
@@ -140,6 +145,7 @@ class Agent:
         generator: torch.Generator,
         should_stop: ShouldStop | None = None,
         group_score: float | None = None,
+        baseline: torch.Tensor | None = None,
     ) -> UpdateStats:
         """Train on one group (and on remembered ones).
 
@@ -151,13 +157,17 @@ class Agent:
             generator: shuffles the minibatches (CPU).
             should_stop: asked before each micro-batch.
             group_score: the set's score, used where the advantage is `broadcast`.
+            baseline: what is subtracted from each image's reward [B]. The reward of its twin, drawn from the same seed by the mean
+                action, does not depend on the action and takes away what the initial noise and the prompt decided
+                (self-critical training, Rennie et al. 2017, arXiv 1612.00563; ReMax, 2310.10505).
 
         Raises:
             Stopped: the callback said so; the minibatch under way is discarded.
         """
         if prompt_embeds is not None:
             trajectory.embeds = prompt_embeds.to(self.backbone.device)
-        credit = self.advantages(trajectory, total_reward, prompt_index, group_score)
+        own = total_reward if baseline is None else total_reward - baseline.to(total_reward)
+        credit = self.advantages(trajectory, own, prompt_index, group_score)
         stats = UpdateStats(advantage_std=credit.std, degenerate_share=float(credit.degenerate), skipped_nonfinite=float(credit.nonfinite > 0))
         stats.sample_diversity = sample_diversity(trajectory.final_latents)
         group = Batch.of(trajectory, credit)
@@ -169,6 +179,8 @@ class Agent:
         tally = trainer.run(batch, settings, generator, should_stop)
         fill_stats(stats, tally, settings, self.policy.action_dimension)
         self._after(stats, group, tally.steps)
+        if baseline is not None:
+            stats.explained_variance = explained_variance(baseline.to(total_reward), total_reward)
         return stats
 
     def _settings(self, images: int) -> Settings:

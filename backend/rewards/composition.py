@@ -119,6 +119,16 @@ class RewardFunction:
         Raises:
             InputError: no image, or lengths that differ.
         """
+        result, batches, values = self._evaluate(images, captions, prompt_index)
+        self._remember(batches, values)
+        return result
+
+    def credit(self, images: Tensor, captions: list[str], prompt_index: Tensor) -> Tensor:
+        """Total reward [B] that a group would get now; nothing is remembered. Arguments as for a call."""
+        return self._evaluate(images, captions, prompt_index)[0].total
+
+    def _evaluate(self, images: Tensor, captions: list[str], prompt_index: Tensor) -> tuple[RewardResult, dict[str, RewardBatch], dict[str, Tensor]]:
+        """A group's result, and what would be remembered of it."""
         index = torch.as_tensor(prompt_index, dtype=torch.long)
         batches, keep = self._batches(images, captions, index)
         results = [m.evaluate(batches[p.extractor]) for p, m in zip(self.parts, self.metrics, strict=True)]
@@ -129,8 +139,7 @@ class RewardFunction:
         credits = [values[p.key] if broadcast else r.credit for p, r in zip(self.parts, results, strict=True)]
         result = self._assemble(results, credits, values, normalised, keep)
         result.features[keep] = batches[self.parts[0].extractor].features.float()
-        self._remember(batches, values)
-        return result
+        return result, batches, values
 
     def _batches(self, images: Tensor, captions: list[str], index: Tensor) -> tuple[dict[str, RewardBatch], Tensor]:
         """One batch per extractor of the images that are finite [b <= B], and which those are [B] bool."""

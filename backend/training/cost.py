@@ -56,7 +56,7 @@ def model_kind(config: TrainConfig) -> str:
 def unet_forwards(config: TrainConfig) -> tuple[float, float]:
     """UNet forwards per image of one rollout and of one update (a backward counts as one more forward).
 
-    A rollout is T steps, twice with guidance. Only LORA_UNET replays the UNet: K steps, E epochs, forward and backward of
+    A rollout is T steps, twice with guidance, and the twins of the baseline take another. Only LORA_UNET replays the UNet: K steps, E epochs, forward and backward of
     both branches, and the base's means of one step where KL to the base is penalised. The two other policies recompute
     their own small networks only.
     """
@@ -80,9 +80,10 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     known = constants()[kind][wanted]
     images = config.group_size
     rollout, update = unet_forwards(config)
+    drawn = 2 if config.baseline == "twin" and config.advantage == "difference" else 1
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
     per_image = rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
-    episode = images * (per_image + update * per_forward * known["replay_factor"] + known["policy_seconds"][config.mode]) + known["episode_seconds"]
+    episode = images * (drawn * per_image + update * per_forward * known["replay_factor"] + known["policy_seconds"][config.mode]) + known["episode_seconds"]
     every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
     every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
     startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image

@@ -118,10 +118,15 @@ class EpisodeLoop:
         trajectory = self.agent.rollout(embeds, seeds, number, should_stop=stop)
         before = {"agent": self.agent.state_dict(), "reward": snapshot(self.reward.state_dict())}
         try:
+            stop = self._stop_and_count("sampling twins", self.config.num_inference_steps)
+            twins = self.levels.twin_credit(self.reward, number, index, seeds, stop) if self.agent.wants_twins else None
             self.recorder.phase("scoring")
             result = self.reward(trajectory.images, prompts, torch.tensor(index))
             stop = self._stop_and_count("updating", 0)
-            stats = self.agent.update(trajectory, result.total, torch.tensor(index), embeds, update_generator(self.config, number), should_stop=stop, group_score=result.score)
+            generator = update_generator(self.config, number)
+            stats = self.agent.update(
+                trajectory, result.total, torch.tensor(index), embeds, generator, should_stop=stop, group_score=result.score, baseline=twins
+            )  # fmt: skip
         except BaseException:
             self.agent.load_state_dict(before["agent"])
             self.reward.load_state_dict(before["reward"])

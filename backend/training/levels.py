@@ -1,4 +1,4 @@
-"""What the reward curve is compared with: the untouched base, the reference set, and fixed test images."""
+"""What scores are compared with: the untouched base, the reference set, fixed test images, and each image's noise-free twin."""
 
 from __future__ import annotations
 
@@ -64,3 +64,12 @@ class Levels:
         embeds = self.session.test_embeds[index]
         images = self.session.agent.rollout(embeds, seeds, episode, deterministic=True, use_ema=not base, base=base).images
         return float(reward.score_set(images, [self.session.test_prompts[i] for i in index]))
+
+    def twin_credit(self, reward: Any, episode: int, index: list[int], seeds: list[int], should_stop: Callable[[], bool]) -> torch.Tensor:
+        """Credit [B] of the group that the policy's mean action draws from the same prompts and seeds.
+
+        Raises:
+            Stopped: on request.
+        """
+        images = self.session.agent.rollout(self.session.train_embeds[index], seeds, episode, deterministic=True, should_stop=should_stop).images
+        return reward.credit(images, [self.session.train_prompts[i] for i in index], torch.tensor(index))

@@ -41,6 +41,7 @@ TRIVIAL = (1.0, 1.5, 2.0, 3.0, 4.5, 6.0)
 ABLATIONS = MappingProxyType(
     {
         "default": {},
+        "prompt-baseline": {"baseline": "prompt"},
         "broadcast": {"advantage": "broadcast"},
         "centred": {"advantage": "centred"},
         "gae": {"advantage": "gae"},

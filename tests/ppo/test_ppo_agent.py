@@ -166,6 +166,32 @@ def test_entropy_bonus_raises_a_spread_below_its_target(bench):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_an_image_paid_like_its_twin_teaches_nothing(bench, mode):
+    b = bench(mode=mode, kl_base_coef=0.0, entropy_coef=0.0)
+    before, trajectory = weights(b), b.rollout(1)
+    reward = torch.arange(6.0)
+    stats = b.agent.update(trajectory, reward, b.index, None, torch.Generator().manual_seed(0), baseline=reward.clone())
+    assert torch.equal(weights(b), before) and stats.explained_variance == 1.0 and stats.degenerate_share == 1.0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_twin_takes_away_what_the_initial_noise_decided(bench, mode):
+    """Credit by brightness: across seeds it varies with the initial noise; the twin shares that noise and the prompt."""
+    b = bench(mode=mode)
+    own, twins = [], []
+    for episode in range(1, 5):
+        own.append(b.rollout(episode).images.mean((1, 2, 3)))
+        twins.append(b.rollout(episode, deterministic=True).images.mean((1, 2, 3)))
+    own, twins = torch.cat(own), torch.cat(twins)
+    assert (own - twins).var() < 0.7 * own.var()
+
+
+def test_twins_are_wanted_for_the_difference_reward_alone(bench):
+    assert bench().agent.wants_twins
+    assert not bench(baseline="prompt").agent.wants_twins and not bench(advantage="gae").agent.wants_twins
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_memory_is_trained_on_again_and_guards_its_ratio(bench, mode):
     b = bench(mode=mode, replay_groups=2)
     used = [b.episode(number).samples_used for number in range(4)]

@@ -95,6 +95,16 @@ def test_score_set_changes_nothing_and_equals_the_score_of_the_call(renders, ima
     assert call(function, images[0][:8], images[1][:8]).score == score
 
 
+def test_credit_is_what_the_call_pays_and_remembers_nothing(renders, images):
+    reward, (pictures, captions) = make(renders), images
+    reward(pictures[:6], captions[:6], torch.arange(6))
+    before = reward.state_dict()
+    credit = reward.credit(pictures[6:12], captions[6:12], torch.arange(6))
+    after = reward.state_dict()
+    assert all(torch.equal(torch.as_tensor(before[k]), torch.as_tensor(after[k])) for k in before)
+    assert torch.equal(credit, reward(pictures[6:12], captions[6:12], torch.arange(6)).total)
+
+
 def test_batch_mode_pays_every_image_alike_and_moves_its_baseline(renders, images):
     function = make(renders, reward_mode="batch", use_bonuses=False)
     first = call(function, images[0][:8], images[1][:8])

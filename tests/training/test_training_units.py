@@ -176,6 +176,9 @@ def test_costs_follow_the_arithmetic_of_forwards():
     assert cost.unet_forwards(base.model_copy(update={"num_inference_steps": 50, "window_size": 48, "ppo_epochs": 2}))[1] == 384
     assert cost.unet_forwards(base.model_copy(update={"guidance_scale": 1.0})) == (20, 8)
     assert cost.unet_forwards(base.model_copy(update={"mode": "SCHEDULER_POLICY"})) == (40, 0)
+    alone = base.model_copy(update={"baseline": "prompt"})
+    both, one, longer = (cost.estimate(c, "cpu").seconds_per_episode for c in (base, alone, alone.model_copy(update={"ppo_epochs": 2})))
+    assert one < both < 2 * one and both - one > (longer - one) / 2  # the twins are one more rollout of 40 forwards, an epoch is 16
 
 
 def test_an_edited_setting_moves_the_estimate():
