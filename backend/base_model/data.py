@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from backend.errors import InputError
 from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
 
 SHARD = 256
 SIZE = 128
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]  # indices int [B] of a batch of B images
+
+
+def alike(count: int) -> Draw:
+    """Draws every one of `count` images with the same chance."""
+    return lambda rng, batch: rng.integers(0, count, size=batch)
+
+
+def mixture(first: int, second: int, share: float) -> Draw:
+    """Draws from two sets that stand one behind the other: from the second, of `second` images, with probability `share`."""
+
+    def draw(rng: np.random.Generator, batch: int) -> np.ndarray:
+        from_second = rng.random(batch) < share
+        return np.where(from_second, first + rng.integers(0, max(second, 1), size=batch), rng.integers(0, first, size=batch))
+
+    return draw
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -64,13 +82,13 @@ def load_dataset(folder: Path, count: int | None = None) -> tuple[np.ndarray, li
     """Images uint8 [N, SIZE, SIZE, 3] and their parameters, in shard order.
 
     Raises:
-        FileNotFoundError: there is no shard.
+        InputError: there is no shard.
     """
     paths = sorted(folder.glob("shard_*.npy"))
     if count is not None:
         paths = paths[: -(-count // SHARD)]
     if not paths:
-        raise FileNotFoundError(f"no rendered shards in {folder}: run `python -m backend base-model render` first")
+        raise InputError(f"no rendered shards in {folder}: run `python -m backend base-model render` first")
     images = np.concatenate([np.load(p, allow_pickle=False) for p in paths])
     params = [CraterParameters.from_dict(d) for p in paths for d in json.loads(p.with_suffix(".json").read_text(encoding="utf-8"))]
     return images[:count], params[:count]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from backend.base_model.data import Draw, alike
 from backend.base_model.linear_code import PATCH
 from backend.base_model.progress import restore, save_progress
 
@@ -31,7 +32,17 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 
 def train_decoder(
-    model: AutoencoderTiny, images: np.ndarray, steps: int, state_file: Path, seed: int, *, batch: int = 32, log: Callable[[dict], None] = print, device: str = "cpu"
+    model: AutoencoderTiny,
+    images: np.ndarray,
+    steps: int,
+    state_file: Path,
+    seed: int,
+    *,
+    batch: int = 32,
+    learning_rate: float = LEARNING_RATE,
+    draw: Draw | None = None,
+    log: Callable[[dict], None] = print,
+    device: str = "cpu",
 ) -> None:
     """Train `model.decoder` in place; resumes from `state_file`.
 
@@ -42,18 +53,20 @@ def train_decoder(
         state_file: where progress is kept.
         seed: of crops and noise.
         batch: crops a step.
+        learning_rate: its peak.
+        draw: picks the images of crops; every image alike where None.
         log: called with a row every 100 steps.
         device: where to train.
     """
     model.to(device)
     decoder = model.decoder
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1, pct_start=0.05)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05)
     start = restore(state_file, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
     began, mean = time.time(), None
     for step in range(start, steps):
         rng = np.random.default_rng([seed, 1, step])
-        crops = _crops(images, batch, rng)
+        crops = _crops(images, batch, rng, draw or alike(len(images)))
         x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
             latents = model.encoder(x)
@@ -75,13 +88,13 @@ def train_decoder(
             save_progress(state_file, step + 1, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
 
 
-def _crops(images: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
+def _crops(images: np.ndarray, batch: int, rng: np.random.Generator, draw: Draw) -> np.ndarray:
     """Random crops aligned to the patch grid, mirrored at random: uint8 [batch, 72, 72, 3]."""
     side = CROP * PATCH
     places = (images.shape[1] - side) // PATCH + 1
     out = np.empty((batch, side, side, 3), np.uint8)
     for b in range(batch):
-        i, y, x = int(rng.integers(len(images))), PATCH * int(rng.integers(places)), PATCH * int(rng.integers(places))
+        i, y, x = int(draw(rng, 1)[0]), PATCH * int(rng.integers(places)), PATCH * int(rng.integers(places))
         crop = images[i, y : y + side, x : x + side]
         out[b] = crop[:, ::-1] if rng.random() < 0.5 else crop
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backend.base_model.data import augment
+from backend.base_model.data import Draw, alike, augment
 from backend.base_model.linear_code import LinearCode, encode
 from backend.base_model.progress import restore, save_progress
 from backend.base_model.text import EMBED_DIM, with_unknown_words
@@ -24,17 +24,25 @@ if TYPE_CHECKING:
 
 CAPTION_DROPOUT = 0.1  # as in classifier-free guidance, 2207.12598
 EMA_DECAY = 0.999
-WARMUP = 200
+WARMUP = 200  # steps, in a short training a fifth of it
 DECAY_SHARE = 0.8  # of the steps: the learning rate falls linearly to zero, which is where a short training gains most
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Training data: images uint8 [N, h, w, 3], whether each is aerial [N], and a function that words a caption anew."""
+    """Training data.
+
+    Attributes:
+        images: uint8 [N, h, w, 3].
+        aerial: bool [N].
+        caption: words the caption of an image anew.
+        draw: indices int [B] of a batch; every image alike unless `mixture` or another is given.
+    """
 
     images: np.ndarray
     aerial: np.ndarray
     caption: Callable[[int, np.random.Generator], str]
+    draw: Draw | None = None
 
 
 def build_unet(channels: int) -> UNet2DConditionModel:
@@ -102,7 +110,7 @@ class Denoiser(torch.nn.Module):
 
 def make_batch(pairs: Pairs, code: LinearCode, tokenizer: CLIPTokenizer, rng: np.random.Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents [B, C, H, W] of augmented images and token ids [B, L] of freshly worded captions, some dropped."""
-    index = rng.integers(0, len(pairs.images), size=batch)
+    index = (pairs.draw or alike(len(pairs.images)))(rng, batch)
     latents = encode(code, augment(pairs.images[index], pairs.aerial[index], rng))
     captions = ["" if rng.random() < CAPTION_DROPOUT else with_unknown_words(pairs.caption(int(i), rng), rng) for i in index]
     tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
@@ -111,7 +119,7 @@ def make_batch(pairs: Pairs, code: LinearCode, tokenizer: CLIPTokenizer, rng: np
 
 def learning_rate_factor(step: int, steps: int) -> float:
     """Warm-up, plateau, linear fall."""
-    return min(1.0, (step + 1) / WARMUP, max(0.0, (steps - step) / max(1.0, DECAY_SHARE * steps)))
+    return min(1.0, (step + 1) / min(WARMUP, max(1, steps // 5)), max(0.0, (steps - step) / max(1.0, DECAY_SHARE * steps)))
 
 
 def train_denoiser(
@@ -149,7 +157,7 @@ def train_denoiser(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps)
         latents, tokens = (x.to(device) for x in make_batch(pairs, code, tokenizer, rng, batch))
-        loss = _step_loss(model, latents, tokens, abar, rng, device)
+        loss = step_loss(model, latents, tokens, abar, rng, device)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -163,7 +171,7 @@ def train_denoiser(
     return ema.to("cpu")
 
 
-def _step_loss(model: Denoiser, latents: torch.Tensor, tokens: torch.Tensor, abar: torch.Tensor, rng: np.random.Generator, device: str) -> torch.Tensor:
+def step_loss(model: Denoiser, latents: torch.Tensor, tokens: torch.Tensor, abar: torch.Tensor, rng: np.random.Generator, device: str) -> torch.Tensor:
     """Mean squared error of v (2202.00512) at random timesteps."""
     count = len(latents)
     timesteps = torch.from_numpy(((rng.permutation(count) + rng.random(count)) / count * 1000).astype(np.int64)).to(device)  # stratified
@@ -179,8 +187,3 @@ def _step_loss(model: Denoiser, latents: torch.Tensor, tokens: torch.Tensor, aba
 def _update_ema(ema: Denoiser, model: Denoiser, decay: float) -> None:
     averages, values = list(ema.parameters()), list(model.parameters())
     torch._foreach_lerp_(averages, values, 1 - decay)
-
-
-def word_list(captions: Sequence[str]) -> list[str]:
-    """Distinct words of captions, sorted."""
-    return sorted({word for caption in captions for word in caption.lower().split()})

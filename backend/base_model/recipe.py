@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from backend.base_model.data import load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
@@ -68,8 +70,11 @@ class Log:
         self.path = folder / "log.jsonl"
 
     def __call__(self, row: dict) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written ({error.strerror}): free some space and run the same command again; it goes on from the last save") from error
         print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
 
 
@@ -81,11 +86,18 @@ def initialisation(seed: int) -> Iterator[None]:
         yield
 
 
-def render(recipe: Recipe, work: Path = WORK, workers: int | None = None) -> tuple[np.ndarray, list]:
-    """Render what is missing of the training set and load it: images uint8 [N, h, w, 3] and parameters."""
-    log, began = Log(work), time.time()
-    for done in render_dataset(work / "renders", recipe.images, recipe.seed, workers):
-        log({"stage": "render", "images": done, "seconds": round(time.time() - began, 1)})
+def render(recipe: Recipe, work: Path = WORK, log: Log | None = None) -> tuple[np.ndarray, list]:
+    """Render what is missing of the training set and load it: images uint8 [N, h, w, 3] and parameters.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    log, began = log or Log(work), time.time()
+    try:
+        for done in render_dataset(work / "renders", recipe.images, recipe.seed):
+            log({"stage": "render", "images": done, "seconds": round(time.time() - began, 1)})
+    except OSError as error:
+        raise InputError(f"renders cannot be written to {work / 'renders'} ({error.strerror}): free some space and run the same command again; it goes on where it was") from error
     return load_dataset(work / "renders", recipe.images)
 
 
@@ -115,7 +127,7 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         InputError: `start_from` is no such pipeline, or the disk is full; running the same command again goes on.
     """
     log = Log(work)
-    images, params = render(recipe, work)
+    images, params = render(recipe, work, log)
     if start_from is None:
         code, (vae, denoiser, tokenizer) = linear_code(images, work), (None, None, None)
     else:
@@ -163,6 +175,14 @@ def training_record(folder: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def weights_sha256(folder: Path) -> str:
+    """Hash of a pipeline's weights: UNet, text encoder and autoencoder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:
     """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made.
 
@@ -184,6 +204,7 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
     try:
         pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
         (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the model cannot be written to {out} ({error.strerror}): free some space and run the same command again") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"the model cannot be written to {out} ({reason}): free some space and run the same command again") from error
     return out
