@@ -8,32 +8,24 @@ cost themselves counts against the page.
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
-import uuid
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import TABLES, RunStore
 from backend.runs.tables import TableWriter
-from tests.benchmarks.bench_speed import wait_for_page
 from tests.benchmarks.common import RESULTS, machine, machine_line, read, write
+from tests.benchmarks.page_server import Viewer, served
 
-VIEWERS, TICK_SECONDS, HISTORY = 20, 1.0, 10_000
+VIEWERS, HISTORY = 20, 10_000
 PHASES, EPISODES_A_PHASE = 6, 5  # without and with viewers in turn, so that a drift of the machine cancels
 LIMITS = {
     "idle_tick_ms": (5.0, "processor time of a tick that changes nothing, ms"),
@@ -42,70 +34,6 @@ LIMITS = {
     "slowdown_percent": (5.0, f"training with {VIEWERS} viewers, slower by, %"),
 }
 ARMS = ("tick", "history", "viewers")
-
-
-def fetch(request: str | urllib.request.Request, tries: int = 5) -> bytes:
-    """An answer; a busy server that drops the connection is asked again, as a browser does.
-
-    Raises:
-        OSError: it dropped every try.
-    """
-    for left in reversed(range(tries)):
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.read()
-        except OSError:
-            if not left:
-                raise
-            time.sleep(0.2)
-    return b""
-
-
-class Viewer:
-    """One session of the page over HTTP.
-
-    Args:
-        address: of the server.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.address, self.session = address, uuid.uuid4().hex[:11]
-        dependencies = json.loads(fetch(f"{address}/config"))["dependencies"]
-        self.events = {kind: [d for d in dependencies if any(event == kind for _, event in d["targets"])] for kind in ("load", "tick")}
-
-    def call(self, kind: str) -> tuple[int, float]:
-        """Trigger every event of that kind; bytes received and seconds."""
-        received, began = 0, time.monotonic()
-        for dependency in self.events[kind]:
-            body = {"data": [None] * len(dependency["inputs"]), "fn_index": dependency["id"], "session_hash": self.session, "event_data": None}
-            request = urllib.request.Request(f"{self.address}/gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
-            received += len(fetch(request))
-        return received, time.monotonic() - began
-
-    def watch(self, leave: threading.Event) -> None:
-        """Arrive, then tick until told to leave."""
-        self.call("load")
-        while not leave.wait(TICK_SECONDS):
-            self.call("tick")
-
-
-@contextmanager
-def served(folder: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The page on a free port with a runs folder of its own: its address and process."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    words = [sys.executable, "app.py", "--runs-dir", folder, "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    try:
-        wait_for_page(server, address, time.monotonic(), 300)
-        yield address, psutil.Process(server.pid)
-    except OSError as error:
-        raise InputError(f"the page broke off ({error}); its own output above says why: measure on an idle machine") from error
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
 def write_history(folder: str, episodes: int) -> None:

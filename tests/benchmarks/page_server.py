@@ -1,0 +1,94 @@
+"""The page as a process of its own, and viewers of it over HTTP: what the measurements of the page share."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psutil
+
+from backend.errors import InputError
+from tests.benchmarks.bench_speed import wait_for_page
+
+TICK_SECONDS = 1.0
+
+
+def fetch(request: str | urllib.request.Request, tries: int = 5) -> bytes:
+    """An answer; a busy server that drops the connection is asked again, as a browser does.
+
+    Raises:
+        OSError: it dropped every try.
+    """
+    for left in reversed(range(tries)):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.read()
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.2)
+    return b""
+
+
+class Viewer:
+    """One session of the page over HTTP.
+
+    Args:
+        address: of the server.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address, self.session = address, uuid.uuid4().hex[:11]
+        page = json.loads(fetch(f"{address}/config"))
+        self.dependencies = page["dependencies"]
+        self.ids = {c["props"].get("elem_id"): c["id"] for c in page["components"]}
+        self.events = {kind: [d for d in self.dependencies if any(event == kind for _, event in d["targets"])] for kind in ("load", "tick")}
+
+    def call(self, kind: str) -> tuple[int, float]:
+        """Trigger every event of that kind; bytes received and seconds."""
+        began = time.monotonic()
+        return sum(len(self._trigger(dependency)) for dependency in self.events[kind]), time.monotonic() - began
+
+    def press(self, elem_id: str) -> list:
+        """Click a button that has that `elem_id`; what its event answers."""
+        clicked = [self.ids[elem_id], "click"]
+        dependency = next(d for d in self.dependencies if any(list(target) == clicked for target in d["targets"]))
+        return json.loads(self._trigger(dependency))["data"]
+
+    def _trigger(self, dependency: dict) -> bytes:
+        body = {"data": [None] * len(dependency["inputs"]), "fn_index": dependency["id"], "session_hash": self.session, "event_data": None}
+        return fetch(urllib.request.Request(f"{self.address}/gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}))
+
+    def watch(self, leave: threading.Event) -> None:
+        """Arrive, then tick until told to leave."""
+        self.call("load")
+        while not leave.wait(TICK_SECONDS):
+            self.call("tick")
+
+
+@contextmanager
+def served(folder: str, **environment: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The page on a free port with a runs folder and, where given, an environment of its own: its address and process."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "app.py", "--runs-dir", folder, "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+    try:
+        wait_for_page(server, address, time.monotonic(), 300)
+        yield address, psutil.Process(server.pid)
+    except OSError as error:
+        raise InputError(f"the page broke off ({error}); its own output above says why: measure on an idle machine") from error
+    finally:
+        server.terminate()
+        server.wait(60)
