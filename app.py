@@ -1,4 +1,4 @@
-"""The page: python app.py [--runs-dir FOLDER] [--plugin FILE.py] [--host ADDRESS] [--port NUMBER]."""
+"""The page: python app.py [--runs-dir FOLDER] [--plugin FILE.py] [--auth FILE] [--host ADDRESS] [--port NUMBER]."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plugin", action="append", default=[], help="Python file that registers metrics, policies or extractors; may be repeated")
     parser.add_argument("--host", default=None, help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, default=None, help="port (default: GRADIO_SERVER_PORT, else the first free one from 7860)")
+    parser.add_argument("--auth", default=None, metavar="FILE", help="accounts, one name:password a line: visitors log in and steer only what they started (default: CRATER_AUTH)")
     return parser.parse_args(argv)
 
 
@@ -32,15 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     given = arguments(argv)
     if given.host:
         os.environ["GRADIO_SERVER_NAME"] = given.host
+    if given.auth:
+        os.environ["CRATER_AUTH"] = given.auth
     try:
         load_plugins(given.plugin)
         context = PageContext.create(given.runs_dir)
+        settings = launch_settings(context)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     page = build(context)
     page.queue(max_size=64)
-    page.launch(server_name=given.host, server_port=given.port, **launch_settings(context))
+    page.launch(server_name=given.host, server_port=given.port, **settings)
     return 0
 
 

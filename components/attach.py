@@ -9,6 +9,7 @@ import gradio as gr
 from backend.errors import InputError
 from backend.runs import new_owner
 from components.context import PageContext
+from components.login import token_of
 
 STORAGE_KEY, STORAGE_SECRET = "craterlab-visitor", "craterlab"
 NOWHERE = {"run": "", "source": "runs", "seen": {}}
@@ -17,12 +18,6 @@ NOWHERE = {"run": "", "source": "runs", "seen": {}}
 def visitor_state() -> gr.BrowserState:
     """What this browser remembers: its owner token and the run it looked at last."""
     return gr.BrowserState({}, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
-
-
-def token_of(visitor: Any) -> str | None:
-    """The browser's token, if it has one."""
-    token = visitor.get("owner") if isinstance(visitor, dict) else None
-    return token if isinstance(token, str) and len(token) <= 200 else None
 
 
 def greet(visitor: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from backend.config import field_meta, field_names, make_config
 from backend.config.load import environment_values
 from backend.errors import InputError
 from backend.runs import Run, RunStore
-from backend.training.manager import Limits, Manager
+from backend.training.chunks import CHUNK_SECONDS, lend_gpu, train_chunk
+from backend.training.limits import Limits
+from backend.training.manager import Manager
 from components.feed import RunFeed
 from components.references import ReferenceLibrary
 
@@ -46,8 +48,12 @@ class Settings:
 
     Attributes:
         public_demo: strangers use it: caps apply, folders and hub ids cannot be chosen, a banner says so (`CRATER_PUBLIC_DEMO=1`, or a Space).
-        require_token: only the browser that started a run may steer it; else the local user may steer all (`CRATER_REQUIRE_TOKEN=1`, or a server reachable from elsewhere).
+        require_token: only the browser or the user that started a run may steer it; else the local user may steer all
+            (`CRATER_REQUIRE_TOKEN=1`, a server reachable from elsewhere, or accounts).
         max_episodes, max_images, max_queue, runs_per_owner: caps (`CRATER_MAX_EPISODES`, `CRATER_MAX_IMAGES`, `CRATER_MAX_QUEUE`, `CRATER_RUNS_PER_VISITOR`).
+        auth: file of accounts, one `name:password` a line: who opens the page must log in, and steers what they started (`CRATER_AUTH`, `--auth`).
+        zero_gpu: the GPU is lent for seconds at a time, so runs train in chunks with Continue (a Space on ZeroGPU).
+        space_login: a Space that offers its own login (`hf_oauth: true` in its README): who uses it steers from any browser.
         max_generate: most images of one request in Generate (`CRATER_MAX_GENERATE`).
         tick_seconds: how often a viewer asks for news (`CRATER_TICK_SECONDS`).
     """
@@ -60,6 +66,9 @@ class Settings:
     runs_per_owner: int | None = None
     max_generate: int = 64
     tick_seconds: float = 1.0
+    auth: str = ""
+    space_login: bool = False
+    zero_gpu: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -73,13 +82,16 @@ class Settings:
         reachable = environ.get("GRADIO_SERVER_NAME", "") not in LOOPBACK
         return cls(
             public_demo=public,
-            require_token=public or reachable or environ.get("CRATER_REQUIRE_TOKEN") == "1",
+            require_token=public or reachable or bool(environ.get("CRATER_AUTH")) or environ.get("CRATER_REQUIRE_TOKEN") == "1",
             max_episodes=_whole(environ, "CRATER_MAX_EPISODES", 100 if public else None),
             max_images=_whole(environ, "CRATER_MAX_IMAGES", 1600 if public else None),
             max_queue=_whole(environ, "CRATER_MAX_QUEUE", 8 if public else 16),
             runs_per_owner=_whole(environ, "CRATER_RUNS_PER_VISITOR", 1 if public else None),
             max_generate=_whole(environ, "CRATER_MAX_GENERATE", 8 if public else 64),
             tick_seconds=float(environ.get("CRATER_TICK_SECONDS", "1.0")),
+            auth=environ.get("CRATER_AUTH", ""),
+            zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "true"},
+            space_login=bool(environ.get("OAUTH_CLIENT_ID")),
         )
 
     def sentence(self) -> str:
@@ -88,7 +100,9 @@ class Settings:
             return ""
         return (
             f"Public demo: at most {self.max_episodes} episodes and {self.max_images} images in all, {self.runs_per_owner} run a visitor, {self.max_queue} in the queue. "
-            "Only the browser that started a run can steer it. Run CraterLab on your own machine for everything else."
+            "Only the browser that started a run can steer it. "
+            + (f"The GPU is lent for {CHUNK_SECONDS:.0f} s at a time: Continue goes on from the last episode. " if self.zero_gpu else "")
+            + "Run CraterLab on your own machine for everything else."
         )
 
 
@@ -110,7 +124,12 @@ class PageContext:
         settings = settings or Settings.from_environment()
         store = RunStore(runs_dir)
         limits = Limits(max_episodes=settings.max_episodes, max_images=settings.max_images, max_queue=settings.max_queue, runs_per_owner=settings.runs_per_owner)
-        return cls(store, Manager(store, require_token=settings.require_token, limits=limits), settings, RunStore(DEMO_RUNS))
+        chunk = lend_gpu(train_chunk) if settings.zero_gpu else None
+        return cls(store, Manager(store, require_token=settings.require_token, limits=limits, chunk=chunk), settings, RunStore(DEMO_RUNS))
+
+    def on_device(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that needs the device, as this server may call it: at once, or with the GPU that ZeroGPU lends."""
+        return lend_gpu(function) if self.settings.zero_gpu else function
 
     def run(self, run_id: str, source: str = "runs") -> Run:
         """A run by id, from the user's folder or from the recorded ones.

@@ -63,8 +63,9 @@ def draw_pair(
         from backend.evaluation.generate import generate_images
 
         config = run.config if run is not None else make_config(context.default_values())
-        base = generate_images(prompts, seeds, config=config, guidance=guidance)
-        tuned = generate_images(prompts, seeds, run=run, checkpoint=checkpoint, guidance=guidance) if run is not None else None
+        generate = context.on_device(generate_images)
+        base = generate(prompts, seeds, config=config, guidance=guidance)
+        tuned = generate(prompts, seeds, run=run, checkpoint=checkpoint, guidance=guidance) if run is not None else None
     return base, tuned
 
 
@@ -83,7 +84,7 @@ def evaluate(context: PageContext, run: Run, checkpoint: str | None, images: int
     with context.manager.device("evaluate"):
         from backend.evaluation.evaluate import evaluate_run
 
-        evaluate_run(run, images=images, checkpoint=checkpoint)
+        context.on_device(evaluate_run)(run, images=images, checkpoint=checkpoint)
 
 
 def reference_features(context: PageContext, images: np.ndarray, extractor: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -95,7 +96,7 @@ def reference_features(context: PageContext, images: np.ndarray, extractor: str)
     with context.manager.device("features"):
         from backend.reference.embedding import image_features
 
-        return image_features(images, extractor)
+        return context.on_device(image_features)(images, extractor)
 
 
 def checkpoint_choices(run: Run) -> list[tuple[str, str]]:

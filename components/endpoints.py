@@ -13,6 +13,7 @@ from backend.errors import InputError
 from components import form
 from components.context import PageContext
 from components.feed import vars_of
+from components.login import user_of
 
 MAX_ROWS = 20_000
 
@@ -32,9 +33,9 @@ class Endpoints:
     def __init__(self, context: PageContext) -> None:
         self.context = context
 
-    def start(self, config: dict, owner: str = "") -> dict:
-        """Queue a training run. config: settings by name, the server's defaults for the rest. owner: a token to own the run by, or empty for a new one.
-        Returns {"run_id", "token"}; the token is needed to stop the run on a shared server."""
+    def start(self, config: dict, owner: str = "", request: gr.Request | None = None) -> dict:
+        """Queue a training run. config: settings by name, the server's defaults for the rest. owner: a token to own the run by, or empty for a new one;
+        a user who is logged in owns it by name. Returns {"run_id", "token"}; the token is needed to stop the run on a shared server."""
         try:
             values = {**self.context.default_values(), **upgrade(config, trusted=False)}
             unknown = sorted(set(values) - set(field_names()))
@@ -42,15 +43,15 @@ class Endpoints:
                 raise InputError(f"unknown setting {unknown[0]!r}: `python -m backend config` lists them all")
             checked = form.to_config(values, self.context)
             form.check_caps(checked, self.context)
-            ticket = self.context.manager.start({name: getattr(checked, name) for name in field_names()}, owner=owner or None)
+            ticket = self.context.manager.start({name: getattr(checked, name) for name in field_names()}, owner=user_of(request) or owner or None)
         except InputError as error:
             raise _refuse(error) from error
         return {"run_id": ticket.run_id, "token": ticket.token}
 
-    def stop(self, run_id: str, token: str = "") -> dict:
+    def stop(self, run_id: str, token: str = "", request: gr.Request | None = None) -> dict:
         """Stop a run after a checkpoint, or take it out of the queue. Returns {"run_id", "message"}."""
         try:
-            self.context.manager.stop(run_id, token or None)
+            self.context.manager.stop(run_id, token or user_of(request))
         except InputError as error:
             raise _refuse(error) from error
         return {"run_id": run_id, "message": "stop requested: a checkpoint is written first"}

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from backend.errors import InputError
 from components.context import PageContext
+from components.login import let_in
 
 KNOWN_NAME = re.compile(r"(episode|denoising)_\d{6}\.(png|json)")
 REFERENCE_NAME = re.compile(r"\d{1,5}\.png")
@@ -22,7 +23,7 @@ def routes(context: PageContext) -> list[Route]:
     def run_image(request: Request) -> Response:
         """A sample of a run."""
         name, source = request.path_params["name"], request.path_params["source"]
-        if source not in {"runs", "demo"} or not KNOWN_NAME.fullmatch(name):
+        if not let_in(request) or source not in {"runs", "demo"} or not KNOWN_NAME.fullmatch(name):
             return _missing()
         try:
             run = context.run(request.path_params["run_id"], source)
@@ -32,7 +33,7 @@ def routes(context: PageContext) -> list[Route]:
 
     def reference_image(request: Request) -> Response:
         name = request.path_params["name"]
-        path = context.references.file(request.path_params["set"], int(name.removesuffix(".png"))) if REFERENCE_NAME.fullmatch(name) else None
+        path = context.references.file(request.path_params["set"], int(name.removesuffix(".png"))) if let_in(request) and REFERENCE_NAME.fullmatch(name) else None
         return _send(path) if path else _missing()
 
     return [Route("/crater/reference/{set}/{name}", reference_image), Route("/crater/{source}/{run_id}/{name}", run_image)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +11,12 @@ import gradio as gr
 from backend.config import field_meta
 from backend.errors import InputError
 from components import banner
-from components.attach import parse_choice, run_choices, token_of, view_of
+from components.attach import parse_choice, run_choices, view_of
 from components.context import PageContext
 from components.live_chart import filmstrip, live_charts
+from components.login import owner_of
 from components.markup import note
 
-STOP_PATIENCE_SECONDS = 10  # between the queue and a listening process
 RESUMABLE = {"stopped", "interrupted", "failed"}
 ACTIVE = {"starting", "running", "paused", "stopping"}
 
@@ -84,7 +83,9 @@ class Monitor:
             self.tick, [self.view, self.visitor], self.outputs, queue=False, show_progress="hidden", api_visibility="private", trigger_mode="once", concurrency_limit=None
         )
         for name in ("pause", "stop", "force", "save_now", "sample_now"):
-            self.buttons[name].click(self._control(name), [self.view, self.visitor], self.parts["answer"], queue=False, show_progress="hidden", api_visibility="private")
+            clicked = self.buttons[name].click(self._control(name), [self.view, self.visitor], self.parts["answer"], queue=False, show_progress="hidden", api_visibility="private")
+            if name == "pause":
+                self.then_train(clicked)
         knobs = list(self.knobs.values())
         gr.on(
             [self.buttons["apply"].click, *[k.submit for k in knobs]],
@@ -99,7 +100,13 @@ class Monitor:
         choice.focus(lambda: gr.Dropdown(choices=run_choices(self.context)), None, choice, queue=False, show_progress="hidden", api_visibility="private")
         choice.input(self.choose, [choice, self.visitor], [self.view, self.visitor, self.parts["answer"]], queue=False, show_progress="hidden", api_visibility="private")
 
-    def tick(self, view: dict[str, Any], visitor: Any) -> tuple[Any, ...]:
+    def then_train(self, event: Any) -> None:
+        """On a lent GPU: let an event that queued a run be followed by its next chunk."""
+        if self.context.settings.zero_gpu:
+            work = {"concurrency_limit": 1, "concurrency_id": "device", "show_progress": "hidden", "api_visibility": "private"}
+            event.success(self.train_chunk, [self.view, self.visitor], self.parts["answer"], **work)
+
+    def tick(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
         """News for one viewer; `gr.skip()` for all that it has already."""
         total = len(self.outputs)
         if not view or not view.get("run"):
@@ -118,7 +125,7 @@ class Monitor:
             value = banner.log(feed.parts[part]) if part == "log" else feed.parts[part]
             out.append(value if fresh else gr.skip())
         state = feed.status["effective_state"]
-        mine = view["source"] == "runs" and self.context.manager.may_steer(view["run"], token_of(visitor))
+        mine = view["source"] == "runs" and self.context.manager.may_steer(view["run"], owner_of(visitor, request))
         key = (state, mine, feed.status["offer_force"], feed.status.get("requested"))
         out += [gr.skip()] * len(self.buttons) if seen.get("buttons") == key else self._buttons(state, mine, feed.status)
         out += [gr.skip()] * len(self.knobs) if seen.get("knobs") == feed.versions["knobs"] else [feed.parts["knobs"].get(name) for name in self.knobs]
@@ -137,7 +144,7 @@ class Monitor:
             "sample_now": mine and state in {"running", "paused"} and not stopping,
             "apply": mine and state in {"starting", "running", "paused"},
         }
-        labels = {"pause": "Resume" if resume else "Pause", "stop": "Leave the queue" if state == "queued" else "Stop"}
+        labels = {"pause": self.resume_word if resume else "Pause", "stop": "Leave the queue" if state == "queued" else "Stop"}
         variant = {"pause": "primary" if state in RESUMABLE and mine else "secondary"}
         out = []
         for name in self.buttons:
@@ -151,19 +158,19 @@ class Monitor:
             out.append(gr.update(**changes))
         return out
 
-    def _control(self, name: str) -> Callable[[dict[str, Any], Any], str]:
-        def act(view: dict[str, Any], visitor: Any) -> str:
+    def _control(self, name: str) -> Callable[..., str]:
+        def act(view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> str:
             """Leave the request and say what will happen, or why not."""
-            manager, token = self.context.manager, token_of(visitor)
+            manager, owner = self.context.manager, owner_of(visitor, request)
             try:
                 if view["source"] != "runs" or not view["run"]:
                     raise InputError("this is a recorded run: start one of your own to steer it")
                 if name == "pause":
                     resume = self.context.store.effective_state(self.context.run(view["run"])) in RESUMABLE | {"paused"}
-                    (manager.resume if resume else manager.pause)(view["run"], token)
+                    (manager.resume if resume else manager.pause)(view["run"], owner)
                     return note("Resume requested." if resume else "Pause requested: it holds after the present step.")
-                action = {"stop": self.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
-                answer = action(view["run"], token)
+                action = {"stop": manager.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
+                answer = action(view["run"], owner)
                 said = {
                     "stop": "Stop requested: a checkpoint is written first.",
                     "save_now": "A checkpoint is written after this episode.",
@@ -175,24 +182,22 @@ class Monitor:
 
         return act
 
-    def stop(self, run_id: str, token: str | None) -> None:
-        """Stop a run; one that is just leaving the queue is asked again until its process listens.
+    @property
+    def resume_word(self) -> str:
+        """What the button says that lets a run go on."""
+        return "Continue" if self.context.settings.zero_gpu else "Resume"
 
-        Raises:
-            InputError: not the owner, or nothing to stop.
-        """
-        end = time.monotonic() + STOP_PATIENCE_SECONDS
-        while True:
-            try:
-                self.context.manager.stop(run_id, token)
-                return
-            except InputError:
-                starting = self.context.store.effective_state(self.context.run(run_id)) == "queued"
-                if not starting or time.monotonic() > end or not self.context.manager.may_steer(run_id, token):
-                    raise
-            time.sleep(0.2)
+    def train_chunk(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> Any:
+        """On a lent GPU: train the run that waits, within the visitor's own event."""
+        try:
+            if view["source"] != "runs" or not view["run"]:
+                return gr.skip()
+            sentence = self.context.manager.train_chunk(view["run"], owner_of(visitor, request))
+        except InputError as error:
+            return note(str(error), "warn")
+        return note(sentence) if sentence else gr.skip()
 
-    def apply_knobs(self, view: dict[str, Any], visitor: Any, *values: Any) -> str:
+    def apply_knobs(self, request: gr.Request | None, view: dict[str, Any], visitor: Any, *values: Any) -> str:
         """Ask for the live changes that differ from what the run has now."""
         try:
             if view["source"] != "runs" or not view["run"]:
@@ -200,7 +205,7 @@ class Monitor:
             present = self.context.feed(view["run"], view["source"]).parts["knobs"]
             wanted = {name: value for name, value in zip(self.knobs, values, strict=True) if value is not None and value != present.get(name)}
             for name, value in wanted.items():
-                self.context.manager.change(view["run"], name, value, token_of(visitor))
+                self.context.manager.change(view["run"], name, value, owner_of(visitor, request))
         except InputError as error:
             return note(str(error), "warn")
         return note("Asked for " + ", ".join(f"{field_meta(n)['label']} = {v:g}" for n, v in wanted.items()) + "." if wanted else "Nothing differs from what the run has now.")

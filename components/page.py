@@ -14,6 +14,7 @@ from components.context import PageContext
 from components.endpoints import Endpoints
 from components.generate_tab import GenerateTab
 from components.live_chart import plotly_file
+from components.login import read_accounts
 from components.markup import note
 from components.reference_tab import ReferenceTab
 from components.runs_tab import RunsTab
@@ -35,6 +36,8 @@ def build(context: PageContext) -> gr.Blocks:
         gr.HTML(html_template=asset("html/masthead.html"), js_on_load=script("theme_toggle.js"), elem_id="masthead", elem_classes="plain-html")
         if context.settings.public_demo:
             gr.HTML(note(context.settings.sentence(), "warn"), elem_id="demo-note", elem_classes="plain-html")
+        if context.settings.space_login:
+            gr.LoginButton(size="sm", elem_id="login")
         train, compare, generate, reference = TrainTab(context, view, visitor), CompareTab(context, view), GenerateTab(context), ReferenceTab(context, library)
         runs = RunsTab(context, train)
         with gr.Tabs(selected="train", elem_id="tabs") as runs.tabs:
@@ -89,7 +92,8 @@ def launch_settings(context: PageContext) -> dict[str, Any]:
         "css": stylesheet(),
         "head": f"<script>{script('head.js')}</script>",
         "app_kwargs": {"routes": files.routes(context)},
-        "blocked_paths": [str(Path(context.store.root).resolve())],
+        "auth": read_accounts(context.settings.auth) if context.settings.auth else None,
+        "blocked_paths": [str(Path(p).resolve()) for p in (context.store.root, context.settings.auth) if p],
         "favicon_path": str(ASSETS / "favicon.svg"),
         "ssr_mode": False,
         "run_history": False,

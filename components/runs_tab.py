@@ -8,9 +8,10 @@ import gradio as gr
 
 from backend.errors import InputError
 from components import form, runs_views
-from components.attach import greet, parse_choice, run_choices, token_of, view_of
+from components.attach import greet, parse_choice, run_choices, view_of
 from components.context import PageContext
 from components.live_chart import figure
+from components.login import owner_of
 from components.markup import note
 from components.scratch import scratch_folder
 from components.train_tab import TrainTab
@@ -70,7 +71,7 @@ class RunsTab:
         monitor, visitor = self.train.monitor, self.train.monitor.visitor
         tabs = self.tabs
         self.buttons["open"].click(self.open_run, [self.one, visitor], [monitor.view, visitor, self.answer, tabs], **PRIVATE)
-        self.buttons["resume"].click(self.resume, [self.one, visitor], [monitor.view, visitor, self.answer, tabs], **PRIVATE)
+        monitor.then_train(self.buttons["resume"].click(self.resume, [self.one, visitor], [monitor.view, visitor, self.answer, tabs], **PRIVATE))
         form_outputs = [*self.train.fields.values(), self.train.extra["command"], self.train.extra["estimate"]]
         self.buttons["clone"].click(self.clone, self.one, [self.answer, tabs, *form_outputs], **PRIVATE)
         self.download.click(self.zip, self.one, [self.file, self.answer], **PRIVATE)
@@ -131,13 +132,13 @@ class RunsTab:
             return gr.skip(), gr.skip(), note(str(error), "warn"), gr.skip()
         return view_of(run_id, source), {**greet(visitor), "last_run": run_id}, "", gr.Tabs(selected="train")
 
-    def resume(self, choice: Any, visitor: Any) -> tuple[Any, ...]:
+    def resume(self, choice: Any, visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
         """Continue the run from its newest sound checkpoint and show it."""
         try:
             source, run_id = parse_choice(choice)
             if source == "demo":
                 raise InputError("a recorded run cannot be resumed: copy its settings and start your own")
-            self.context.manager.resume(run_id, token_of(visitor))
+            self.context.manager.resume(run_id, owner_of(visitor, request))
         except InputError as error:
             return gr.skip(), gr.skip(), note(str(error), "warn"), gr.skip()
         return view_of(run_id, source), {**greet(visitor), "last_run": run_id}, note("Resume requested.", "good"), gr.Tabs(selected="train")
@@ -183,13 +184,13 @@ class RunsTab:
             return gr.Row(visible=False), note(str(error), "warn")
         return gr.Row(visible=True), note(f"Delete {run_id} with its checkpoints and images?", "warn")
 
-    def delete(self, choice: Any, visitor: Any) -> tuple[Any, ...]:
+    def delete(self, choice: Any, visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
         """Delete the run; a live one is refused."""
         try:
             source, run_id = parse_choice(choice)
             if source == "demo":
                 raise InputError("a recorded run belongs to the installation and stays")
-            self.context.manager.delete(run_id, token_of(visitor))
+            self.context.manager.delete(run_id, owner_of(visitor, request))
             self.context.forget(run_id)
         except InputError as error:
             return note(str(error), "warn"), gr.Row(visible=False), *(gr.skip() for _ in self.lists)

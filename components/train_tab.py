@@ -11,6 +11,7 @@ from backend.errors import InputError
 from components import form, presets
 from components.attach import greet, run_choices, view_of
 from components.context import PageContext
+from components.login import owner_of
 from components.markup import note
 from components.monitor import Monitor
 from components.scratch import scratch_folder
@@ -113,6 +114,7 @@ class TrainTab:
             api_name="start_from_form",
             **PRIVATE,
         )
+        self.monitor.then_train(begun)
         begun.success(None, js=TO_BANNER, api_visibility="private")
         extra["save"].click(self.save_config, None, extra["save"], inputs_kwargs=fields, queue=False, **PRIVATE)
         extra["load"].upload(self.load_config, extra["load"], [extra["load_note"], *everything, *shown], queue=False, **PRIVATE)
@@ -129,13 +131,13 @@ class TrainTab:
         name, message = next(iter(problems.items()))
         return note(message, "bad"), {"field": name}
 
-    def start(self, visitor: Any = None, **values: Any) -> tuple[Any, ...]:
+    def start(self, request: gr.Request | None = None, *, visitor: Any = None, **values: Any) -> tuple[Any, ...]:
         """Queue a run with the form's content; the form stays as it is."""
         visitor = greet(visitor)
         try:
             config = form.to_config(values, self.context)
             form.check_caps(config, self.context)
-            ticket = self.context.manager.start({n: getattr(config, n) for n in field_names()}, owner=visitor["owner"])
+            ticket = self.context.manager.start({n: getattr(config, n) for n in field_names()}, owner=owner_of(visitor, request))
         except InputError as error:
             return gr.skip(), gr.skip(), gr.skip(), note(str(error), "bad")
         visitor["last_run"] = ticket.run_id

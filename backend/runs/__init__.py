@@ -1,7 +1,7 @@
 """The run directory: the only truth about a run. The trainer writes it; everybody else reads it and leaves requests."""
 
 from backend.runs.control import REQUESTS
-from backend.runs.ownership import is_owner, new_owner, set_owner
+from backend.runs.ownership import Login, Owner, is_owner, new_owner, set_owner
 from backend.runs.run import CheckpointInfo, Run, SampleInfo
 from backend.runs.status import LIVE, TERMINAL, Liveness, Status
 from backend.runs.store import RunStore, RunSummary
@@ -21,6 +21,6 @@ def request(run: Run, kind: str, payload: dict | None = None) -> str:
 
 
 __all__ = [
-    "LIVE", "REQUESTS", "TABLES", "TERMINAL", "CheckpointInfo", "Liveness", "Run", "RunStore", "RunSummary", "SampleInfo", "Status",
+    "LIVE", "REQUESTS", "TABLES", "TERMINAL", "CheckpointInfo", "Liveness", "Login", "Owner", "Run", "RunStore", "RunSummary", "SampleInfo", "Status",
     "is_owner", "new_owner", "request", "set_owner",
 ]  # fmt: skip

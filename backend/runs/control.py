@@ -88,3 +88,11 @@ def remove_request(folder: Path, request: Request) -> None:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     except OSError:
         path.rename(folder.parent / f".refused-{uuid.uuid4().hex}")
+
+
+def drop_requests(folder: Path) -> list[Request]:
+    """Remove requests that a dead run never answered; a new attempt does not obey them."""
+    found = pending_requests(folder)
+    for request in found:
+        remove_request(folder, request)
+    return found

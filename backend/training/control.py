@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from backend.config import TrainConfig
@@ -140,11 +139,3 @@ class Control:
             self._loan = None
             return False
         return True
-
-
-def drop_requests(folder: Path) -> list[Request]:
-    """Remove requests that a dead run never answered; a new attempt does not obey them."""
-    found = pending_requests(folder)
-    for request in found:
-        remove_request(folder, request)
-    return found

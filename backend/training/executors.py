@@ -108,6 +108,9 @@ class ProcessExecutor:
         if self._killed:
             settle(run, "stopped", f"force-stopped after {run.status().episode} episodes; Resume goes on from the newest checkpoint", error="")
             return ""
+        if self._stopped and code == -signal.SIGTERM:  # it came before the child listened
+            settle(run, "stopped", f"stopped after {run.status().episode} episodes", error="")
+            return ""
         if code == 0:
             return ""
         sentence = run.status().error or exit_sentence(code, run.config, _last_line(run.path / "process.txt"))

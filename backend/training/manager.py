@@ -1,4 +1,4 @@
-"""The queue of runs in this process: one worker that owns the device, tokens that say who may steer, no torch until a run starts."""
+"""The queue of runs in this process: one worker that owns the device, tokens and logins that say who may steer, no torch until a run starts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,20 @@ from typing import Any
 
 from backend.config import TrainConfig, make_config, upgrade
 from backend.errors import InputError
-from backend.runs import LIVE, Run, RunStore, is_owner, new_owner, set_owner
+from backend.runs import LIVE, Login, Owner, Run, RunStore, is_owner, new_owner, set_owner
+from backend.runs.control import drop_requests
 from backend.runs.process import identity
 from backend.runs.status import StatusWriter, fresh_status
 from backend.runs.takeover import claim_attempt
+from backend.training.chunks import Chunk
+from backend.training.executors import settle
 from backend.training.host import Host
+from backend.training.limits import Limits
 from backend.training.live import validate_change
 from backend.training.record import machine_record
 
+CHUNK_PATIENCE_SECONDS = 300.0  # for the chunks of others
 FOREIGN = "this run belongs to another visitor: only its owner can steer it; start or clone one of your own"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Caps of a public demo; None for no cap."""
-
-    max_episodes: int | None = None
-    max_images: int | None = None
-    max_queue: int | None = 16
-    runs_per_owner: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,22 +55,33 @@ class Manager:
         trust_paths: whether settings may name files, folders and hub ids; False for settings that come from visitors.
         build: session builder of thread-hosted runs, for tests.
         command: command of process-hosted runs, for tests.
+        chunk: trains a run, by folder and id, for a while, where no thread of this process may own the device; runs wait for `train_chunk`.
     """
 
-    def __init__(self, store: RunStore, require_token: bool = False, limits: Limits | None = None, trust_paths: bool = True, build: Any = None, command: Any = None) -> None:
-        self.store, self.require_token, self.limits, self.trust_paths = store, require_token, limits or Limits(), trust_paths
+    def __init__(
+        self,
+        store: RunStore,
+        require_token: bool = False,
+        limits: Limits | None = None,
+        trust_paths: bool = True,
+        build: Any = None,
+        command: Any = None,
+        chunk: Chunk | None = None,
+    ) -> None:
+        self.store, self.require_token, self.limits, self.trust_paths, self.chunk = store, require_token, limits or Limits(), trust_paths, chunk
         self.host = Host(store, build, command)
-        self._owners: dict[str, str] = {}
+        self._owners: dict[str, Owner] = {}
+        self._in_chunk: set[str] = set()
         self.found_at_start = self.reconcile()
 
     # Starting
 
-    def start(self, values: Mapping[str, Any], owner: str | None = None) -> Ticket:
+    def start(self, values: Mapping[str, Any], owner: Owner | None = None) -> Ticket:
         """Check settings, make a run and queue it.
 
         Args:
             values: settings by name; what is missing takes its default.
-            owner: the caller's own token, so that one browser has one token; a new one by default.
+            owner: the caller's own token, so that one browser has one token, or the user who is logged in; a new token by default.
 
         Raises:
             InputError: settings, files or limits refuse; nothing was written.
@@ -83,33 +89,25 @@ class Manager:
         config = make_config(upgrade(values, trusted=self.trust_paths))
         self._check(config, owner)
         run = self.store.create(config, machine_record(config))
-        token = owner or new_owner()
-        set_owner(run, token)
-        self._owners[run.id] = token
-        self.host.enqueue(run)
+        login = owner if isinstance(owner, Login) else None
+        token = owner if isinstance(owner, str) and owner else new_owner()
+        set_owner(run, token, login)
+        self._owners[run.id] = login or token
+        if self.chunk is None:
+            self.host.enqueue(run)
         return Ticket(run.id, token)
 
-    def _check(self, config: TrainConfig, owner: str | None) -> None:
+    def _check(self, config: TrainConfig, owner: Owner | None) -> None:
         from backend.training.session import check_inputs
         from backend.training.trackers import check_tracker
 
-        limits = self.limits
-        if limits.max_episodes is not None and config.episodes > limits.max_episodes:
-            raise InputError(f"episodes = {config.episodes}: this demo allows {limits.max_episodes}; run your own copy for more", field="episodes")
-        images = config.episodes * config.group_size
-        if limits.max_images is not None and images > limits.max_images:
-            raise InputError(f"{images} images in all: this demo allows {limits.max_images}; lower episodes, prompts_per_group or images_per_prompt", field="episodes")
-        waiting = len(self.host.waiting())
-        if limits.max_queue is not None and waiting >= limits.max_queue:
-            raise InputError(f"{waiting} runs wait already, and no more than {limits.max_queue} may: try later")
-        mine = [r for r in self.host.ids() if owner and self._owners.get(r) == owner]
-        if limits.runs_per_owner is not None and len(mine) >= limits.runs_per_owner:
-            raise InputError(f"you have {len(mine)} runs going or waiting, and this demo allows {limits.runs_per_owner}: stop one first")
+        mine = [r for r in (*self.host.ids(), *self._in_chunk) if owner and self._owners.get(r) == owner]
+        self.limits.check(config, len(self.host.waiting()), len(mine))
         if not self.host.has_own_sessions:
             check_inputs(config)
         check_tracker(config)
 
-    def resume(self, run_id: str, token: str | None = None) -> str:
+    def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
 
         Returns:
@@ -129,13 +127,35 @@ class Manager:
         if state == "completed" and status.episode >= run.config.episodes:
             raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
         attempt = claim_attempt(run.attempts_dir, status.attempt)
+        dropped = drop_requests(run.control_dir)
         kept = {name: getattr(status, name) for name in ("episode", "best_score", "best_episode", "base_level", "reference_level", "score", "trainable")}
         StatusWriter(run.status_path, fresh_status(state="queued", attempt=attempt, total=run.config.episodes, **kept)).update()
         self._owners[run_id] = token or ""
-        self.host.enqueue(run)
-        return "queued: it goes on from its newest sound checkpoint"
+        if self.chunk is None:
+            self.host.enqueue(run)
+        left = f"; {len(dropped)} requests left for the earlier process were dropped" if dropped else ""
+        return f"queued: it goes on from its newest sound checkpoint{left}"
 
-    def clone(self, run_id: str, changes: Mapping[str, Any] | None = None, owner: str | None = None) -> Ticket:
+    def train_chunk(self, run_id: str, token: Owner | None = None) -> str:
+        """Train a waiting run for as long as the GPU is lent; returns when that time is over.
+
+        Returns:
+            The sentence for the person; empty where the run does not wait for a chunk.
+
+        Raises:
+            InputError: not the owner, the GPU is busy for too long, or the run's files refuse.
+        """
+        run = self._steerable(run_id, token)
+        if self.chunk is None or run.status().state != "queued":
+            return ""
+        with self.host.lease.held(f"run {run_id}", CHUNK_PATIENCE_SECONDS):
+            self._in_chunk.add(run_id)
+            try:
+                return self.chunk(str(self.store.root), run_id)
+            finally:
+                self._in_chunk.discard(run_id)
+
+    def clone(self, run_id: str, changes: Mapping[str, Any] | None = None, owner: Owner | None = None) -> Ticket:
         """A new run with another's settings, some of them changed."""
         return self.start({**self.values_of(run_id), **(changes or {})}, owner)
 
@@ -145,47 +165,53 @@ class Manager:
 
     # Steering
 
-    def may_steer(self, run_id: str, token: str | None) -> bool:
-        """Whether the holder of a token may steer a run."""
+    def may_steer(self, run_id: str, token: Owner | None) -> bool:
+        """Whether the holder of a token, or a user who is logged in, may steer a run."""
         return not self.require_token or is_owner(self.store.get(run_id), token)
 
-    def _steerable(self, run_id: str, token: str | None) -> Run:
+    def _steerable(self, run_id: str, token: Owner | None) -> Run:
         run = self.store.get(run_id)
         if self.require_token and not is_owner(run, token):
             raise InputError(FOREIGN)
         return run
 
-    def _request(self, run_id: str, token: str | None, kind: str, payload: dict[str, Any] | None = None) -> str:
+    def _request(self, run_id: str, token: Owner | None, kind: str, payload: dict[str, Any] | None = None) -> str:
         run = self._steerable(run_id, token)
         state = self.store.effective_state(run)
-        if state not in LIVE or state == "queued":
+        if state not in LIVE or (state == "queued" and kind != "stop"):
             raise InputError(f"run {run_id} is {state}: it cannot take {kind.replace('_', ' ')} now")
         return run.request(kind, payload)
 
-    def pause(self, run_id: str, token: str | None = None) -> str:
+    def pause(self, run_id: str, token: Owner | None = None) -> str:
         """Pause after the episode in hand; returns the request's id."""
         return self._request(run_id, token, "pause")
 
-    def stop(self, run_id: str, token: str | None = None) -> str:
-        """Stop gracefully, with a checkpoint; a queued run leaves the queue.
+    def stop(self, run_id: str, token: Owner | None = None) -> str:
+        """Stop gracefully, with a checkpoint; a queued run leaves the queue, one that is just leaving it ends before it trains.
 
         Returns:
             The request's id; empty for a queued run, which has left the queue already.
         """
         run = self._steerable(run_id, token)
-        if self.host.take_out(run):
+        if self.host.take_out(run) or self._leave_chunks(run):
             return ""
         return self._request(run_id, token, "stop")
 
-    def save_now(self, run_id: str, token: str | None = None) -> str:
+    def _leave_chunks(self, run: Run) -> bool:
+        waits = self.chunk is not None and run.id not in self._in_chunk and run.status().state == "queued"
+        if waits:
+            settle(run, "stopped", "left before its turn on the GPU", error="")
+        return waits
+
+    def save_now(self, run_id: str, token: Owner | None = None) -> str:
         """Write a checkpoint after the episode in hand; returns the request's id."""
         return self._request(run_id, token, "save_now")
 
-    def sample_now(self, run_id: str, token: str | None = None) -> str:
+    def sample_now(self, run_id: str, token: Owner | None = None) -> str:
         """Draw the samples after the episode in hand; returns the request's id."""
         return self._request(run_id, token, "sample_now")
 
-    def change(self, run_id: str, field: str, value: Any, token: str | None = None) -> str:
+    def change(self, run_id: str, field: str, value: Any, token: Owner | None = None) -> str:
         """Change a live setting with the next episode; returns the request's id.
 
         Raises:
@@ -195,7 +221,7 @@ class Manager:
         new = getattr(validate_change(run.config, field, value), field)
         return self._request(run_id, token, "change", {"field": field, "value": new})
 
-    def force_stop(self, run_id: str, token: str | None = None) -> str:
+    def force_stop(self, run_id: str, token: Owner | None = None) -> str:
         """End a run now where its host allows it; the sentence says what happened."""
         run = self._steerable(run_id, token)
         active = self.host.active
@@ -206,7 +232,7 @@ class Manager:
         self._request(run_id, token, "stop")
         return "this run trains in another process: it was asked to stop, and only its own host can cut it off"
 
-    def delete(self, run_id: str, token: str | None = None) -> None:
+    def delete(self, run_id: str, token: Owner | None = None) -> None:
         """Remove a run that is not live."""
         self._steerable(run_id, token)
         self.store.delete(run_id)
@@ -229,7 +255,8 @@ class Manager:
         state = self.store.liveness.effective_state(str(run.path), status)
         place = next((e.place for e in self.queue() if e.run_id == run_id), None)
         mine = status.host == identity()["host"] and status.pid == identity()["pid"]
-        if state in LIVE and mine and place is None:
+        chunked = self.chunk is not None and (run_id in self._in_chunk or state == "queued")
+        if state in LIVE and mine and place is None and not chunked:
             state = "interrupted"
         return {
             **status.to_dict(),

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.runs import TABLES, Run
+from backend.runs.control import drop_requests
 from backend.runs.tables import cut_after
 from backend.training.checkpoint import newest_sound, sweep
-from backend.training.control import drop_requests
 
 
 @dataclass
@@ -43,7 +43,8 @@ def begin(run: Run) -> Beginning:
         start.sentences.append(f"checkpoint {fault}: {instead}" if found else f"checkpoint {fault} is damaged: {instead}")
     for name in TABLES:
         cut_after(run.table_path(name), start.episode + 1)
-    dropped = drop_requests(run.control_dir)
+    # What waits while a run is queued was meant for this attempt; what a dead process left was not.
+    dropped = drop_requests(run.control_dir) if run.status().state != "queued" else []
     if dropped:
         start.sentences.append(
             f"{len(dropped)} request{'s' if len(dropped) > 1 else ''} left for the earlier process were dropped: {', '.join(r.kind or 'rubbish' for r in dropped)[:100]}"

@@ -72,6 +72,8 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
     try:
         for sentence in cut.sentences:
             recorder.alert(sentence)
+        if control.should_stop():
+            raise Stopped
         session = build(config, recorder.phase)
         _remember_facts(run, session.facts)
         loop = EpisodeLoop(config, run, control, recorder, session, cut)

@@ -11,7 +11,8 @@ import pytest
 from backend.errors import InputError
 from backend.runs import RunStore, new_owner
 from backend.training.lease import DeviceLease
-from backend.training.manager import Limits, Manager
+from backend.training.limits import Limits
+from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,3 +212,42 @@ def test_a_run_deleted_while_it_waits_does_not_stop_the_queue(manager, store):
 def test_importing_the_manager_imports_no_torch():
     code = "import sys, backend.training.manager, backend.training.cost; sys.exit(bool({'torch', 'diffusers', 'transformers', 'peft', 'gradio'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("moment", ["before the trainer is imported", "before it says that it starts"])
+def test_a_stop_that_meets_a_run_just_leaving_the_queue_is_obeyed(manager, monkeypatch, moment):
+    from backend.training import trainer
+    from backend.training.executors import ThreadExecutor
+
+    here, go_on = threading.Event(), threading.Event()
+
+    def held(original):
+        def wait(*args, **keywords):
+            here.set()
+            assert go_on.wait(60)
+            return original(*args, **keywords)
+
+        return wait
+
+    owner, name = (ThreadExecutor, "execute") if moment.startswith("before the trainer") else (trainer, "fresh_status")
+    monkeypatch.setattr(owner, name, held(getattr(owner, name)))
+    run_id, token = manager.start(LONG)
+    assert here.wait(60) and state(manager, run_id) == "queued" and manager.active() == run_id
+    with pytest.raises(InputError, match="another visitor"):
+        manager.stop(run_id, "foreign")
+    assert manager.stop(run_id, token)
+    go_on.set()
+    assert manager.wait_until_idle(60)
+    assert state(manager, run_id) == "stopped" and manager.status(run_id)["episode"] == 0
+
+
+def test_a_stop_for_the_dead_process_does_not_stop_the_one_that_takes_over(manager, store):
+    run_id, token = manager.start({**LONG, "save_every": 2})
+    wait_for(lambda: manager.status(run_id)["episode"] >= 3)
+    manager.stop(run_id, token)
+    assert manager.wait_until_idle(150)
+    at = manager.status(run_id)["episode"]
+    store.get(run_id).request("stop")
+    assert "1 requests left for the earlier process were dropped" in manager.resume(run_id, token)
+    wait_for(lambda: manager.status(run_id)["episode"] > at)
+    manager.stop(run_id, token)
