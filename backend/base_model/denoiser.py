@@ -72,9 +72,7 @@ def build_unet(channels: int) -> UNet2DConditionModel:
 
 
 def with_pooled_caption(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The same UNet with the layers of `build_unet` that an earlier recipe did not have; they start silent, so it draws the same."""
-    if unet.config.addition_embed_type is not None:
-        return unet
+    """The same UNet built anew, with the layers that an earlier recipe did not have; they start silent, so it draws the same."""
     extended = build_unet(unet.config.in_channels)
     extended.load_state_dict(extended.state_dict() | unet.state_dict())
     return extended

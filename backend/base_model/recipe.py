@@ -163,10 +163,11 @@ def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIP
         raise InputError(f"{folder} holds no pipeline ({str(error).splitlines()[0]}): name a folder that `base-model train` wrote") from error
     if not isinstance(pipeline.vae, AutoencoderTiny):
         raise InputError(f"{folder} has a {type(pipeline.vae).__name__}, this recipe an AutoencoderTiny: name a folder that `base-model train` wrote")
-    pipeline.vae.encoder.requires_grad_(False)
+    # Built anew, since a loaded part's config keeps the folder it came from.
     with initialisation(seed):
-        unet = with_pooled_caption(pipeline.unet)
-    return pipeline.vae, Denoiser(unet, pipeline.text_encoder), pipeline.tokenizer
+        unet, vae = with_pooled_caption(pipeline.unet), build_autoencoder(read_code(pipeline.vae))
+    vae.load_state_dict(pipeline.vae.state_dict())
+    return vae, Denoiser(unet, pipeline.text_encoder), pipeline.tokenizer
 
 
 def training_record(folder: Path) -> dict:

@@ -122,6 +122,7 @@ def test_assembled_pipeline_loads_in_plain_diffusers(images: np.ndarray, tmp_pat
     assert image.shape == (1, 16 * PATCH, 16 * PATCH, 3)
     assert sum(f.stat().st_size for f in folder.rglob("*.safetensors")) < 40e6
     vae, denoiser, _ = open_parts(folder, 1)
+    assert "_name_or_path" not in vae.config and "_name_or_path" not in denoiser.unet.config
     assert denoiser.unet.dtype == torch.float32 and np.abs(read_code(vae).matrix - code.matrix).max() < 1e-2
 
 
@@ -133,9 +134,11 @@ def test_a_unet_without_pooled_captions_gains_them_and_draws_the_same() -> None:
         old = UNet2DConditionModel(**config)
         new = with_pooled_caption(old)
         x, words = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 128)
-    assert new.config.addition_embed_type == "text" and with_pooled_caption(new) is new
+    assert new.config.addition_embed_type == "text"
     time = torch.tensor([3, 900])
     assert torch.equal(new(x, time, words).sample, old(x, time, words).sample)
+    torch.nn.init.ones_(new.add_embedding.norm2.weight)
+    assert torch.equal(with_pooled_caption(new)(x, time, words).sample, new(x, time, words).sample)
 
 
 def test_further_training_needs_a_pipeline(tmp_path: Path) -> None:
