@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from backend.base_model.data import SIZE
-
-
-def sheet(images: np.ndarray, columns: int = 8) -> Image.Image:
-    """A contact sheet of uint8 images [N, h, w, 3]; N is cut to full rows."""
-    rows = len(images) // columns
-    grid = images[: rows * columns].reshape(rows, columns, *images.shape[1:]).transpose(0, 2, 1, 3, 4)
-    return Image.fromarray(np.ascontiguousarray(grid.reshape(rows * images.shape[1], columns * images.shape[2], 3)))
 
 
 def loss_figure(log: Path, out: Path) -> None:
@@ -59,17 +50,17 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def write_card(folder: Path, figures: dict, recipe: dict, cost: dict[str, float]) -> Path:
+def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[str, float], judges: dict[str, str]) -> Path:
     """Write README.md of the model folder.
 
     Args:
         folder: the pipeline's folder, with sheet.png and losses.png in it.
-        figures: what `measure_model` gave.
+        history: measured versions, oldest first; the last is this model, the one before it stands beside it.
         recipe: training.json.
         cost: seconds by stage.
+        judges: SHA-256 of each judge by its name.
     """
-    fd, rows = figures["frechet_lite0"], figures["adherence"]
-    vendi, nearest = figures["diversity_vendi_lite2"], figures["memorisation"]
+    figures, before = history[-1], history[-2] if len(history) > 1 else None
     lines = [
         "# crater-tiny",
         "",
@@ -78,28 +69,30 @@ def write_card(folder: Path, figures: dict, recipe: dict, cost: dict[str, float]
         "",
         "![samples](sheet.png)",
         "",
-        "64 captions of held-out renders at guidance 7.5, 20 DDIM steps, none left out.",
+        "64 captions of held-out renders at guidance 7.5, 20 DDIM steps, none left out. Rendered and generated side by side: `docs/figures/base_model_sheet.jpg`.",
         "",
         "## Figures",
         "",
-        f"`python -m backend base-model measure` on {figures['machine']}; {figures['images']} images; intervals are standard deviations over draws.",
+        f"Version {figures['version']}: `{figures['command']}` on {figures['machine']}; {figures['images']} images; intervals are standard deviations over draws."
+        + (f" Before: version {before['version']}, `{before['command']}`. {before.get('note', '')}".rstrip() if before else ""),
         "",
-        "| figure | value | beside |",
-        "|---|---|---|",
-        f"| reconstruction RMSE (0–1) | {figures['reconstruction_rmse']:.4f} | |",
-        f"| Fréchet distance to held-out renders (Lite0, block 10) | {fd['generated'][0]} ± {fd['generated'][1]} | halves {fd['floor'][0]}, noise {fd['noise'][0]} |",
-        f"| Vendi score (Lite2) at guidance 7.5 | {vendi['generated']} | renders of the same captions {vendi['renders of the captions']} |",
-        f"| nearest training image, median Lite0 distance | {nearest['generated median']} | fresh renders {nearest['fresh renders median']} |",
+        *_figure_rows(figures, before),
         "",
-        "Caption adherence: R² of attributes that ridge regressors on Lite0 features read from the image, against the caption's parameters.",
+        "Caption adherence: R² of attributes that a ridge regressor on Lite0 features of the picture's regions reads, against the caption's parameters. "
+        "It was fitted on renders of which every second was slightly blurred, brightened, contrasted or made grainy, so that it does not depend on a render's exact sharpness.",
         "",
-        "| attribute | generated | renders | relative |",
-        "|---|---|---|---|",
-        *(f"| {name} | {row['generated']:.3f} | {row['renders']:.3f} | {row['relative']:.2f} |" for name, row in rows.items()),
+        *_adherence_rows(figures, before),
+        "",
+        *_guidance_rows(figures),
+        "## Judges",
+        "",
+        "Their accuracy and their agreement with labels of real craters, made by looking: `docs/results/judges.md`. SHA-256 of the versions that measured this model:",
+        "",
+        *(f"- {name}: `{sha256}`" for name, sha256 in judges.items()),
         "",
         "## Recipe",
         "",
-        "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items()) + ".",
+        "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict)) + "." + _origin(recipe),
         "",
         "Seconds by stage: " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".",
         "",
@@ -112,3 +105,59 @@ def write_card(folder: Path, figures: dict, recipe: dict, cost: dict[str, float]
     path = folder / "README.md"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def _figure_rows(figures: dict, before: dict | None) -> list[str]:
+    """The table of single figures, the version before beside this one."""
+
+    def values(f: dict) -> list[str]:
+        mean, deviation = f["frechet_lite0"]["generated"]
+        return [f"{f['reconstruction_rmse']:.4f}", f"{mean} ± {deviation}", f"{f['diversity_vendi_lite2']['generated']}", f"{f['memorisation']['generated median']}"]
+
+    fd, nearest = figures["frechet_lite0"], figures["memorisation"]
+    names = (
+        "reconstruction RMSE (0–1)",
+        "Fréchet distance to held-out renders (Lite0, block 10)",
+        "Vendi score (Lite2) at guidance 7.5",
+        "nearest training image, median Lite0 distance",
+    )
+    beside = (
+        "",
+        f"halves {fd['floor'][0]}, noise {fd['noise'][0]}",
+        f"renders of the same captions {figures['diversity_vendi_lite2']['renders of the captions']}",
+        f"fresh renders {nearest['fresh renders median']}",
+    )
+    old = values(before) if before else ["–"] * len(names)
+    rows = zip(names, values(figures), old, beside, strict=True)
+    return ["| figure | value | before | beside |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _adherence_rows(figures: dict, before: dict | None) -> list[str]:
+    """The table of adherence, the version before beside this one."""
+    lines = ["| attribute | generated | renders | relative | relative before |", "|---|---|---|---|---|"]
+    for name, row in figures["adherence"].items():
+        old = f"{before['adherence'][name]['relative']:.2f}" if before else "–"
+        lines.append(f"| {name} | {row['generated']:.3f} | {row['renders']:.3f} | {row['relative']:.2f} | {old} |")
+    return lines
+
+
+def _guidance_rows(figures: dict) -> list[str]:
+    """The table of guidance scales; nothing where they were not measured."""
+    scales = figures.get("guidance", {})
+    if not scales:
+        return []
+    first = next(iter(scales.values()))
+    return [
+        f"At other guidance scales, {first['images']} images each (so few that the distances compare with each other only; 16 components):",
+        "",
+        "| guidance | Fréchet distance | mean R² of adherence | of renders |",
+        "|---|---|---|---|",
+        *(f"| {scale} | {row['frechet']} | {row['adherence']['generated']:.3f} | {row['adherence']['renders']:.3f} |" for scale, row in scales.items()),
+        "",
+    ]
+
+
+def _origin(recipe: dict) -> str:
+    """What the training started from, in words."""
+    start = recipe.get("started_from")
+    return " Started from an earlier version: " + ", ".join(f"{k} {v}" for k, v in start.items() if not isinstance(v, dict)) + "." if start else ""

@@ -1,43 +1,176 @@
-"""Commands behind `base-model attributes` and `base-model measure`."""
+"""The judges of the embedded model: fitting, versions, accuracy on held-out renders, agreement with labels made by looking."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from backend.base_model.card import loss_figure, machine, sheet, training_cost, write_card
+import numpy as np
+import torch
+
+from backend.base_model.agreement import LABELS, agreement, read_labels
 from backend.base_model.data import load_dataset
-from backend.base_model.measure import generate, held_out, measure_model, to_tensor
-from backend.features.load import load_extractor
-from backend.reference.captions import attribute_targets, caption
-from backend.reference.prompts import load_prompts
-from backend.rewards.attributes_model import FOLDER, AttributeModel, fit_attribute_model
+from backend.base_model.measure import group_r_squared, held_out, to_tensor, truth
+from backend.base_model.readers import REGIONS_FILE, RegionReader, disturbed, half_disturbed, region_features
+from backend.base_model.sheets import read_crops
+from backend.errors import InputError
+from backend.evaluation import image_statistics
+from backend.evaluation.adherence import Reader
+from backend.features.load import Standardiser, load_extractor
+from backend.reference.captions import ATTRIBUTES
+from backend.rewards.attributes_model import FOLDER, AttributeModel, fit_on_features
 
-RESULT = Path("docs/results/base_model.json")
+RECORD = FOLDER / "judges.json"
+RESULT = Path("docs/results/judges.json")
 EXTRACTORS = ("efficientnet_lite0", "efficientnet_lite2")  # one for the reward, another for the judge
+REGIONS = REGIONS_FILE.stem
+STATISTICS = "image_statistics"
+STATISTICS_RENDERS = 3000  # 44 numbers an image need no more
 
 
-def fit_regressors(work: Path, count: int) -> list[tuple[Path, AttributeModel]]:
-    """Fit the reward's and the judge's regressors on disjoint halves of the training renders and write them."""
+def fit_regressors(work: Path, count: int, only: str | None = None) -> Iterator[tuple[Path, AttributeModel]]:
+    """Fit the regressors on training renders, every second of them disturbed, write them and record their hashes.
+
+    The reward's and the judge's see disjoint halves; the card's reader of regions sees all.
+
+    Args:
+        work: folder with the training renders.
+        count: renders.
+        only: name of the one to fit; None fits all.
+
+    Raises:
+        InputError: too few renders, or no regressor of that name.
+    """
+    if only is not None and only not in (*EXTRACTORS, REGIONS):
+        raise InputError(f"no regressor is called {only!r}: they are {', '.join((*EXTRACTORS, REGIONS))}")
     images, params = load_dataset(work / "renders", count)
-    written = []
-    for part, name in enumerate(EXTRACTORS):
-        index = slice(part * count // 2, (part + 1) * count // 2)
-        model = fit_attribute_model(to_tensor(images[index]), [attribute_targets(p) for p in params[index]], load_extractor(name))
-        written.append((model.save(FOLDER / f"{name}.safetensors"), model))
-    return written
+    parts = {name: slice(part * count // 2, (part + 1) * count // 2) for part, name in enumerate(EXTRACTORS)} | {REGIONS: slice(count)}
+    for name, index in parts.items():
+        if only not in (None, name):
+            continue
+        network = load_extractor(EXTRACTORS[0] if name == REGIONS else name)
+        look = partial(region_features, network) if name == REGIONS else network
+        model = fit_on_features(in_parts(half_disturbed(images[index], seed=31), look), truth(params[index]), network)
+        path = model.save(FOLDER / f"{name}.safetensors")
+        _record(name, {"network": model.extractor, "network_sha256": model.sha256, "renders": len(images[index])})
+        yield path, model
 
 
-def measure_and_write(folder: Path, work: Path, count: int) -> Path:
-    """Measure, then write result file, sheet, loss curves and card."""
-    figures = measure_model(folder, work, load_prompts("assets/prompts/test.txt"), count) | {
-        "machine": machine(),
-        "command": f"python -m backend base-model measure --images {count}",
-    }
+def _record(name: str, facts: dict) -> None:
+    """Put the hash of every judge into judges.json, with the facts of the one that was fitted."""
+    kept = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+    kept[name] = facts
+    record = {judge: kept.get(judge, {}) | {"sha256": sha256} for judge, sha256 in judge_versions().items()}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def in_parts(images: np.ndarray, look: Callable[[torch.Tensor], torch.Tensor], size: int = 256) -> torch.Tensor:
+    """`look` at uint8 images [N, h, w, 3] as float tensors of `size` images at a time, which spares gigabytes: [N, D]."""
+    return torch.cat([look(to_tensor(images[i : i + size])) for i in range(0, len(images), size)])
+
+
+def judge_versions() -> dict[str, str]:
+    """SHA-256 of each judge: of the regressors' files, and of the source of the judge without a network."""
+    files = {name: FOLDER / f"{name}.safetensors" for name in (*EXTRACTORS, REGIONS)} | {STATISTICS: Path(image_statistics.__file__)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+
+
+class Statistics:
+    """Ridge readers on measurements without a network, fitted here since they cost seconds.
+
+    Args:
+        images: uint8 [N, h, w, 3] renders.
+        targets: [N, A] their attributes.
+    """
+
+    def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
+        raw = torch.from_numpy(self._raw(images))
+        self.standardiser = Standardiser.fit(raw)
+        self.reader = Reader(self.standardiser.transform(raw).numpy(), targets)
+
+    @staticmethod
+    def _raw(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([image_statistics.crater_attributes(images), image_statistics.wavelet_statistics(images)], axis=1)
+
+    def read(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, h, w, 3] -> [N, A]."""
+        return self.reader.read(self.standardiser.transform(torch.from_numpy(self._raw(images))).numpy())
+
+
+def readings(images: np.ndarray, statistics: Statistics) -> dict[str, np.ndarray]:
+    """What every judge reads in uint8 images [N, h, w, 3]: name -> [N, A]."""
+    tensor = to_tensor(images)
+    found = {name: AttributeModel.load(FOLDER / f"{name}.safetensors").predict(tensor).numpy() for name in EXTRACTORS}
+    return found | {REGIONS: RegionReader.load().read(tensor).numpy(), STATISTICS: statistics.read(images)}
+
+
+def judge_the_judges(work: Path, real: Path, count: int = 1000, labels: Path = LABELS) -> dict:
+    """Accuracy of each judge on held-out renders and its agreement with labels of real crops, made by looking.
+
+    Args:
+        work: folder with the training renders.
+        real: folder of the labelled crops.
+        count: held-out renders.
+        labels: the table of labels.
+
+    Raises:
+        InputError: labels, crops or regressors are missing.
+    """
+    names, wanted = read_labels(labels)
+    crops, _ = read_crops(real, names)
+    training, training_params = load_dataset(work / "renders", STATISTICS_RENDERS)
+    statistics = Statistics(half_disturbed(training, seed=31), truth(training_params).numpy())
+    fresh, params = held_out(count)
+    true, sets = truth(params), {"held_out_r2": fresh, "disturbed_r2": disturbed(fresh, np.random.default_rng(41))}
+    table: dict[str, dict] = {name: {"sha256": sha256} for name, sha256 in judge_versions().items()}
+    for key, images in sets.items():
+        for name, read in readings(images, statistics).items():
+            table[name][key] = group_r_squared(torch.from_numpy(read), true)
+    folders = {"all": np.ones(len(names), bool)} | {f: np.array([n.startswith(f"{f}/") for n in names]) for f in dict.fromkeys(n.rpartition("/")[0] for n in names) if f}
+    for name, read in readings(crops, statistics).items():
+        rng = np.random.default_rng(43)
+        table[name]["agreement"] = {folder: agreement(read[rows], wanted[rows], rng) for folder, rows in folders.items()}
+    return {"judges": table, "held_out_renders": count, "labelled_crops": len(names), "labels": str(labels), "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest()}
+
+
+def write_judges(figures: dict) -> Path:
+    """Write docs/results/judges.json and the table beside it."""
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    _, params = held_out(64)
-    sheet(generate(folder, [caption(p) for p in params], seed=500_000)).save(folder / "sheet.png", optimize=True)
-    loss_figure(work / "log.jsonl", folder / "losses.png")
-    recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    return write_card(folder, figures, recipe, training_cost(work / "log.jsonl"))
+    RESULT.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    RESULT.with_suffix(".md").write_text(judges_markdown(figures), encoding="utf-8")
+    return RESULT
+
+
+def judges_markdown(figures: dict) -> str:
+    """The tables of accuracy and agreement."""
+    judges = figures["judges"]
+    groups = list(dict.fromkeys(name.partition(":")[0] for name in ATTRIBUTES))
+    lines = [
+        "# The judges",
+        "",
+        f"`{figures['command']}`, {figures['held_out_renders']} held-out renders, {figures['labelled_crops']} real crops labelled by looking "
+        "([labels](real_crop_labels.csv), without the images).",
+        "",
+        "R² on held-out renders (in brackets: on copies with a little blur, contrast, brightness and grain):",
+        "",
+        "| attribute | " + " | ".join(judges) + " |",
+        "|---|" + "---:|" * len(judges),
+        *(f"| {g} | " + " | ".join(f"{j['held_out_r2'][g]:.2f} ({j['disturbed_r2'][g]:.2f})" for j in judges.values()) + " |" for g in groups),
+        "",
+        "Agreement with the labels, 95 % bootstrap interval over the crops: rank correlation (0 is chance) of size and freshness; "
+        "AUC (0.5 is chance) averaged over the words that at least four crops have and four lack.",
+        "",
+    ]
+    for folder in next(iter(judges.values()))["agreement"]:
+        rows = {name: judge["agreement"][folder] for name, judge in judges.items()}
+        lines += [f"## {'All crops' if folder == 'all' else folder}", "", "| attribute | measure | n | " + " | ".join(rows) + " |", "|---|---|---:|" + "---:|" * len(rows)]
+        for group, first in next(iter(rows.values())).items():
+            values = [f"{r[group]['value']:.2f} ({r[group]['low']:.2f} to {r[group]['high']:.2f})" for r in rows.values()]
+            measure = first["measure"] + (f" of {', '.join(first['words'])}" if first["words"] else "")
+            lines.append(f"| {group} | {measure} | {first['n']} | " + " | ".join(values) + " |")
+        lines.append("")
+    lines += ["Versions (SHA-256):", "", *(f"- {name}: `{judge['sha256']}`" for name, judge in judges.items()), ""]
+    return "\n".join(lines)

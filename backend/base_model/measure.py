@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backend.base_model.data import SIZE, load_dataset
+from backend.base_model.readers import RegionReader
 from backend.evaluation.diversity import median_distance, partitions, subset_vendi
 from backend.features.load import load_extractor
 from backend.reference.captions import ATTRIBUTES, attribute_targets, caption, sample_for_caption
 from backend.reference.realism import frechet
 from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
-from backend.rewards.attributes_model import fit_attribute_model, r_squared
+from backend.rewards.attributes_model import r_squared
 
 GUIDANCE = 7.5
 STEPS = 20
 PCA_DIMS = 48
 DRAW = 500  # images of one draw of the Fréchet distance
 DRAWS = 5
+SCALES = (2.0, 3.0, 5.0)  # further guidance scales
+SCALE_IMAGES, SCALE_DIMS = 120, 16  # images of each: half a minute to a minute on one core; components that so few can estimate
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -57,6 +60,13 @@ def generate(folder: Path, prompts: Sequence[str], seed: int, *, guidance: float
     return np.concatenate(out)
 
 
+def projection(reference: np.ndarray, components: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Standardisation by features [N, D] and projection [*, D] -> [*, components] on their first principal components."""
+    mean, std = reference.mean(0), reference.std(0) + 1e-6
+    axes = np.linalg.svd((reference - mean) / std, full_matrices=False)[2][:components].T
+    return lambda features: (features - mean) / std @ axes
+
+
 def frechet_table(reference: np.ndarray, others: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, list[float]]:
     """Mean and standard deviation over draws of the distance to the reference, and its floor between halves of it.
 
@@ -65,9 +75,7 @@ def frechet_table(reference: np.ndarray, others: dict[str, np.ndarray], rng: np.
         others: sets of features by name.
         rng: picks the draws.
     """
-    mean, std = reference.mean(0), reference.std(0) + 1e-6
-    axes = np.linalg.svd((reference - mean) / std, full_matrices=False)[2][:PCA_DIMS].T
-    project = lambda f: (f - mean) / std @ axes  # noqa: E731
+    project = projection(reference, PCA_DIMS)
     ref = project(reference)
     rows: dict[str, list[float]] = {"floor": []}
     for _ in range(DRAWS):
@@ -79,28 +87,58 @@ def frechet_table(reference: np.ndarray, others: dict[str, np.ndarray], rng: np.
     return {name: [round(float(np.mean(v)), 2), round(float(np.std(v)), 2)] for name, v in rows.items()}
 
 
-def adherence_table(train: tuple[np.ndarray, list], test: tuple[np.ndarray, list], generated: np.ndarray, params: list[CraterParameters]) -> dict[str, dict[str, float]]:
+def truth(params: Sequence[CraterParameters]) -> torch.Tensor:
+    """Every attribute of parameters: [N, A] float64 in the order of ATTRIBUTES."""
+    return torch.tensor([[attribute_targets(p)[name] for name in ATTRIBUTES] for p in params], dtype=torch.float64)
+
+
+def group_r_squared(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+    """R^2 of [N, A] attributes by group (view, size, kind, …): the columns of a group are pooled by their variance."""
+    scores, variance, out = r_squared(predicted, true), true.var(0, unbiased=False), {}
+    for group in dict.fromkeys(n.partition(":")[0] for n in ATTRIBUTES):
+        index = [i for i, n in enumerate(ATTRIBUTES) if n.partition(":")[0] == group]
+        out[group] = round(float((scores[index] * variance[index]).sum() / variance[index].sum()), 4)
+    return out
+
+
+def adherence_table(reader: RegionReader, renders: np.ndarray, generated: np.ndarray, params: Sequence[CraterParameters]) -> dict[str, dict[str, float]]:
     """R^2 of attributes read from images against the parameters behind their full captions, for renders and for generated ones.
 
-    The regressors are ridge on Lite0 features, fitted on `train` renders. Attributes of one group (kind, terrain, …) are pooled.
+    Args:
+        reader: ridge regressors on Lite0 features; they never saw these renders.
+        renders, generated: uint8 [N, h, w, 3] of the same parameters.
+        params: N.
     """
-    model = fit_attribute_model(to_tensor(train[0]), [attribute_targets(p) for p in train[1]])
-    network = load_extractor(model.extractor)
-    table: dict[str, dict[str, float]] = {}
-
-    def truth(ps: list[CraterParameters]) -> torch.Tensor:
-        return torch.tensor([[attribute_targets(p)[n] for n in ATTRIBUTES] for p in ps], dtype=torch.float64)
-
-    scores = {"renders": (model.from_features(network(to_tensor(test[0]))), truth(test[1])), "generated": (model.from_features(network(to_tensor(generated))), truth(params))}
-    for kind, (predicted, true) in scores.items():
-        for group in dict.fromkeys(n.split(":")[0] for n in ATTRIBUTES):
-            index = [i for i, n in enumerate(ATTRIBUTES) if n.split(":")[0] == group]
-            variance = true[:, index].var(0, unbiased=False)
-            value = float((r_squared(predicted[:, index], true[:, index]) * variance).sum() / variance.sum())
-            table.setdefault(group, {})[kind] = round(value, 4)
+    true = truth(params)
+    scores = {name: group_r_squared(reader.read(to_tensor(images)), true) for name, images in (("renders", renders), ("generated", generated))}
+    table = {group: {name: row[group] for name, row in scores.items()} for group in scores["renders"]}
     for row in table.values():
         row["relative"] = round(row["generated"] / row["renders"], 3) if row["renders"] > 0 else 0.0
     return table
+
+
+def guidance_table(folder: Path, reader: RegionReader, fresh: np.ndarray, params: Sequence[CraterParameters], at_default: np.ndarray) -> dict[str, dict[str, float]]:
+    """Distance and adherence of the first images at several guidance scales; few images, so compare them with each other only.
+
+    Args:
+        folder: the pipeline.
+        reader: of attributes.
+        fresh: uint8 [N, h, w, 3] held-out renders.
+        params: N, theirs.
+        at_default: uint8 [N, h, w, 3] generated for the same captions at GUIDANCE.
+    """
+    count, network = min(SCALE_IMAGES, len(params)), load_extractor("efficientnet_lite0")
+    reference = network(to_tensor(fresh)).double().numpy()
+    project = projection(reference, SCALE_DIMS)
+    captions = [caption(p) for p in params[:count]]
+    pictures = {scale: generate(folder, captions, seed=500_000, guidance=scale) for scale in SCALES} | {GUIDANCE: at_default[:count]}
+    out = {}
+    for scale, images in pictures.items():
+        features = network(to_tensor(images)).double().numpy()
+        rows = adherence_table(reader, fresh[:count], images, params[:count]).values()
+        adherence = {name: round(float(np.mean([row[name] for row in rows])), 3) for name in ("generated", "renders")}
+        out[str(scale)] = {"frechet": round(float(frechet(project(features), project(reference))), 1), "adherence": adherence, "images": count}
+    return out
 
 
 def diversity_table(folder: Path, prompts: Sequence[str], per_prompt: int, rng: np.random.Generator) -> dict[str, float]:
@@ -153,7 +191,8 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
     """
     began, rng = time.time(), np.random.default_rng(5)
     fresh, params = held_out(count)
-    training, training_params = load_dataset(work / "renders", 4096)
+    training, _ = load_dataset(work / "renders", 4096)
+    reader = RegionReader.load()
     generated = generate(folder, [caption(p) for p in params], seed=500_000)
     noise = np.random.default_rng(6).integers(0, 256, size=(200, SIZE, SIZE, 3), dtype=np.uint8)
     network = load_extractor("efficientnet_lite0")
@@ -162,7 +201,8 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
         "images": count,
         "reconstruction_rmse": round(reconstruction_rmse(folder, fresh), 5),
         "frechet_lite0": frechet_table(features["fresh"], {"generated": features["generated"], "noise": features["noise"]}, rng),
-        "adherence": adherence_table((training, training_params), (fresh, params), generated, params),
+        "adherence": adherence_table(reader, fresh, generated, params),
+        "guidance": guidance_table(folder, reader, fresh, params, generated),
         "diversity_vendi_lite2": diversity_table(folder, test_prompts, max(2, count // (2 * len(test_prompts))), rng),
         "memorisation": memorisation(generated, training, fresh),
         "seconds": round(time.time() - began, 1),

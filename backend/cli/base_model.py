@@ -80,12 +80,13 @@ def _fine_tune(images: Path, captions: Path | None, plan: FineTuning, out: Path,
 @app.command()
 def attributes(
     images: Annotated[int, typer.Option(help="Training renders that the regressors are fitted on.", min=100)] = 12_288,
+    only: Annotated[str | None, typer.Option(help="Name of one regressor; else all are fitted.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
 ) -> None:
     """Fit the attribute regressors on renders and record their hashes (needs `render` first)."""
     from backend.base_model.judges import RECORD, fit_regressors
 
-    for path, model in fit_regressors(work, images):
+    for path, model in fit_regressors(work, images, only):
         typer.echo(f"wrote {path}: mean held-out R2 {float(model.r2.mean()):.3f}")
     typer.echo(f"wrote {RECORD}")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from backend.evaluation import image_statistics
 from backend.evaluation.adherence import Reader
 from backend.evaluation.cache import cached_arrays
 from backend.evaluation.diversity import median_distance
@@ -91,5 +94,6 @@ class Judges:
         return Measured(spaces, self.reader.read(spaces["lite2"]) if self.reader is not None else None)
 
     def describe(self) -> dict[str, str]:
-        """Which network judged: name, layer and SHA-256 of its weights."""
-        return {"extractor": JUDGE, "layer": str(self.extractor.layer), "sha256": self.extractor.sha256}
+        """Which network judged (name, layer, SHA-256 of its weights), and SHA-256 of the source of the judges without one."""
+        statistics = hashlib.sha256(Path(image_statistics.__file__).read_bytes()).hexdigest()
+        return {"extractor": JUDGE, "layer": str(self.extractor.layer), "sha256": self.extractor.sha256, "statistics_sha256": statistics}

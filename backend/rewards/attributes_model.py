@@ -23,7 +23,7 @@ from backend.reference.captions import ATTRIBUTES, caption_targets
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models" / "attributes"
 HELD_OUT = 5  # every fifth image is held out to measure R^2 and to choose the penalty
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 READABLE = 0.2  # an attribute whose held-out R^2 is below this is noise: it is predicted but not scored
 
 
@@ -123,10 +123,16 @@ class AttributeModel:
 
 def ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     """Ridge regression with an unpenalised intercept: weight [D, A] and bias [A] from x [N, D], y [N, A] float64."""
+    return ridge_path(x, y, (penalty,))[0]
+
+
+def ridge_path(x: Tensor, y: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
+    """`ridge` for each penalty, the [D, D] products computed once."""
     centre, level = x.mean(0), y.mean(0)
-    gram = (x - centre).T @ (x - centre) + penalty * torch.eye(x.shape[1], dtype=x.dtype)
-    weight = torch.linalg.solve(gram, (x - centre).T @ (y - level))
-    return weight, level - centre @ weight
+    gram, cross = (x - centre).T @ (x - centre), (x - centre).T @ (y - level)
+    identity = torch.eye(x.shape[1], dtype=x.dtype)
+    weights = [torch.linalg.solve(gram + penalty * identity, cross) for penalty in penalties]
+    return [(weight, level - centre @ weight) for weight in weights]
 
 
 def r_squared(predicted: Tensor, true: Tensor) -> Tensor:
@@ -161,10 +167,8 @@ def fit_on_features(raw: Tensor, targets: Tensor, network: Extractor) -> Attribu
     standardiser = Standardiser.fit(raw)
     x, y = standardiser.transform(raw), targets.double()
     held = torch.arange(len(x)) % HELD_OUT == 0
-    scores = {}
-    for penalty in PENALTIES:
-        weight, bias = ridge(x[~held], y[~held], penalty)
-        scores[penalty] = r_squared(x[held] @ weight + bias, y[held])
+    path = zip(PENALTIES, ridge_path(x[~held], y[~held], PENALTIES), strict=True)
+    scores = {penalty: r_squared(x[held] @ weight + bias, y[held]) for penalty, (weight, bias) in path}
     best = max(PENALTIES, key=lambda p: float(scores[p].mean()))
     weight, bias = ridge(x, y, best)
     return AttributeModel(tuple(ATTRIBUTES), standardiser.mean, standardiser.std, weight.contiguous(), bias, scores[best], network.name, network.sha256)
