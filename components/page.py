@@ -102,4 +102,5 @@ def launch_settings(context: PageContext) -> dict[str, Any]:
         "footer_links": ["api"],
         "show_error": True,
         "quiet": False,
+        "_frontend": False,  # else a busy machine that answers its first request after three seconds refuses to serve at all
     }

@@ -78,13 +78,13 @@ def train_chunk(root: str, run_id: str, seconds: float = CHUNK_SECONDS, grace: f
     from backend.training.trainer import train
 
     run = RunStore(Path(root)).get(run_id)
-    control, before = TimedControl(run, seconds, grace), run.status().episode
+    control, before, resumed = TimedControl(run, seconds, grace), run.status().episode, bool(run.checkpoints())
     state = train(run.config, run, control, executor="chunk", **keywords)
     status = run.status()
     if state != "stopped" or not control.out_of_time:
         return status.error or f"{state} after {status.episode} of {status.total} episodes"
     sentence = f"{status.episode} of {status.total} episodes; this turn on the GPU is over: press Continue for the next"
-    if status.episode == before and before:
+    if status.episode == before and resumed:  # the first chunk may be spent on loading and on the base model's images
         sentence = f"no episode fits into {seconds + grace:.0f} s on this GPU: take fewer images or steps"
     StatusWriter(run.status_path, status).update(message=sentence)
     return sentence

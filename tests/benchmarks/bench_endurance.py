@@ -5,6 +5,7 @@ python -m tests.benchmarks.bench_endurance             # both; `make test-all` m
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def missed(result: dict[str, Any]) -> list[str]:
 def measure(arm: str, results: Path = RESULTS) -> dict[str, Any]:
     """Measure one arm and write its file and the table of all that are there."""
     folder = results / "endurance"
-    found = {**ARMS[arm](), "machine": machine()}
+    found = {**ARMS[arm](), "machine": {**machine(), "cores_of_the_machine": os.cpu_count()}}
     write(folder / f"{arm}.json", found)
     known = {name: value for name in ARMS if (value := read(folder / f"{name}.json")) is not None}
     (results / "endurance.md").write_text(table(known), encoding="utf-8")
@@ -45,7 +46,9 @@ def measure(arm: str, results: Path = RESULTS) -> dict[str, Any]:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown of the arms that are there."""
-    lines = ["# The page over time", "", f"Machine: {machine_line(next(iter(results.values()))['machine'])}.", "Command: `python -m tests.benchmarks.bench_endurance`.", ""]
+    known = next(iter(results.values()))["machine"]
+    lines = ["# The page over time", "", f"Machine: {machine_line(known)}, of a machine with {known['cores_of_the_machine']} cores."]
+    lines += ["Command: `python -m tests.benchmarks.bench_endurance`.", ""]
     if found := results.get("memory"):
         first, last = found["samples"][0], found["samples"][-1]
         lines += [f"A Chromium watched {found['episodes_seen']:.0f} new episodes for {found['minutes']:g} minutes, every chart drawn anew with each.",

@@ -31,9 +31,10 @@ LIMITS = {
     "idle_tick_ms": (5.0, "processor time of a tick that changes nothing, ms"),
     "idle_tick_bytes": (1024.0, "what such a tick sends, bytes"),
     "history_seconds": (2.0, f"{HISTORY} episodes of history, from opening to the curves' data, s"),
+    "start_tick_ms": (100.0, "time between two answered ticks while a run starts, from Start to its first episode, ms"),
     "slowdown_percent": (5.0, f"training with {VIEWERS} viewers, slower by, %"),
 }
-ARMS = ("tick", "history", "viewers")
+ARMS = ("tick", "history", "start", "viewers")
 
 
 def write_history(folder: str, episodes: int) -> None:
@@ -78,16 +79,38 @@ def measure_history() -> dict[str, Any]:
     return {"history_seconds": load + tick, "history_bytes": size}
 
 
-def measure_viewers(settings: dict[str, Any]) -> dict[str, Any]:
+def ticks_while_starting(address: str, folder: str, settings: dict[str, Any]) -> tuple[int, float, float]:
+    """Ticks that one viewer is answered between Start and the first episode: their number, the seconds of all, those of the longest."""
+    from gradio_client import Client
+
+    viewer, client = Viewer(address), Client(address, verbose=False)
+    viewer.call("load")
+    began, longest, count = time.monotonic(), 0.0, 0
+    run = RunStore(folder).get(client.predict(config=settings, owner="", api_name="/start")["run_id"])
+    while run.status().episode < 1:
+        if run.status().state in ("failed", "stopped"):
+            raise InputError(f"the run did not start: {run.status().error}")
+        longest, count = max(longest, viewer.call("tick")[1]), count + 1
+    return count, time.monotonic() - began, longest
+
+
+def measure_start(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run that starts on a page that has never trained: every library is imported meanwhile."""
+    with tempfile.TemporaryDirectory() as folder, served(folder) as (address, _):
+        count, lasted, longest = ticks_while_starting(address, folder, {"eval_images": 0, "probe_every": 0, **settings})
+    return {"start_tick_ms": 1000 * lasted / count, "start_ticks": count, "start_seconds": lasted, "start_longest_tick_seconds": longest}
+
+
+def measure_viewers(settings: dict[str, Any], phases: int = PHASES) -> dict[str, Any]:
     """Seconds an episode without and with twenty viewers, in turn."""
     from gradio_client import Client
 
     with tempfile.TemporaryDirectory() as folder, served(folder) as (address, _):
         client = Client(address, verbose=False)
-        chosen = {"episodes": PHASES * EPISODES_A_PHASE + 1, "eval_images": 0, "probe_every": 0, "sample_every": 1000, "save_every": 1000, **settings}
+        chosen = {"episodes": phases * EPISODES_A_PHASE + 1, "eval_images": 0, "probe_every": 0, "sample_every": 1000, "save_every": 1000, **settings}
         ticket = client.predict(config=chosen, owner="", api_name="/start")
         run = RunStore(folder).get(ticket["run_id"])
-        for phase in range(PHASES):
+        for phase in range(phases):
             leave = threading.Event()
             threads = [threading.Thread(target=Viewer(address).watch, args=(leave,), daemon=True) for _ in range(VIEWERS * (phase % 2))]
             for thread in threads:
@@ -97,7 +120,7 @@ def measure_viewers(settings: dict[str, Any]) -> dict[str, Any]:
             for thread in threads:
                 thread.join(60)
         times = np.array(run.read_columns("policy_updates", 0, ["time_per_episode"])[0]["time_per_episode"][1:], dtype=float)
-    parts = times[: PHASES * EPISODES_A_PHASE].reshape(PHASES, EPISODES_A_PHASE)[:, 1:]  # the first of a phase overlaps with the change
+    parts = times[: phases * EPISODES_A_PHASE].reshape(phases, EPISODES_A_PHASE)[:, 1:]  # the first of a phase overlaps with the change
     alone, watched = float(np.median(parts[::2])), float(np.median(parts[1::2]))
     return {"slowdown_percent": 100 * (watched / alone - 1), "seconds_alone": alone, "seconds_watched": watched, "viewers": VIEWERS}
 
@@ -131,9 +154,11 @@ def main() -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--arm", action="append", choices=ARMS)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--phases", type=int, default=PHASES, help="phases of the viewers' arm, without and with them in turn; an even number")
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
-    work = {"tick": measure_tick, "history": measure_history, "viewers": lambda: measure_viewers(dict(s.split("=", 1) for s in chosen.set))}
+    settings = dict(s.split("=", 1) for s in chosen.set)
+    work = {"tick": measure_tick, "history": measure_history, "start": lambda: measure_start(settings), "viewers": lambda: measure_viewers(settings, chosen.phases)}
     folder = chosen.results / "page"
     try:
         for arm in chosen.arm or ARMS:

@@ -23,6 +23,13 @@ SMALL = {"PROMPTS_PER_GROUP": 4, "NUM_INFERENCE_STEPS": 6, "PROBE_EVERY": 0, "EV
 FAST = {"EPISODES": 400, **SMALL, "SAMPLE_EVERY": 2, "SAVE_EVERY": 2, "THREADS": 1, "EXECUTOR": "thread"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A busy machine's patience holds for a whole test too."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240 * PATIENCE))
+
+
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
     """What a condition returns once it is true; fails with a sentence after so many seconds."""
     seconds *= PATIENCE

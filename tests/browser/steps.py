@@ -81,6 +81,12 @@ def open_tab(page: Any, name: str) -> None:
     tab.first.click()
 
 
+def choose(page: Any, dropdown: str, words: str) -> None:
+    """Choose the entry of a dropdown that has these words."""
+    page.click(f"#{dropdown} input")
+    page.locator("ul[role=listbox] li, [role=option]", has_text=words).first.click()
+
+
 def press(page: Any, name: str) -> None:
     """Press one of the live view's buttons once it can be pressed."""
     button = page.locator(f"#button-{name}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from components import banner, compare_views, form, help_tab, markup, references, runs_views
 from components.context import PageContext
+from components.reference_tab import ReferenceTab
 from tests.components.fake_run import set_status, write_fake_run, write_sample
 
 EVIL = '<img src=x onerror="window.hacked=1">'
@@ -49,6 +55,28 @@ def test_hostile_manifest_is_clean(tmp_path: Path) -> None:
     manifest = {"name": EVIL, "simulated": True, "images": [{"file": "images/a.png", "caption": EVIL, "sha256": "", "parameters": {"kind": EVIL}}]}
     html = references.thumbnails("default", manifest, 9, "strip") + references.counts(manifest) + markup.text(references.label(manifest))
     assert clean(html)
+
+
+def test_hostile_names_metadata_and_captions_of_an_import_are_clean(context: PageContext, tmp_path: Path) -> None:
+    generator, about = np.random.default_rng(0), PngInfo()
+    for key in ("Title", "Description", "parameters"):
+        about.add_text(key, EVIL)
+    rows = io.StringIO()
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        for i in range(12):
+            picture = io.BytesIO()
+            Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(picture, "PNG", pnginfo=about)
+            archive.writestr(f"{i}{EVIL}.png", picture.getvalue())
+            csv.writer(rows).writerow([f"{i}{EVIL}.png", EVIL])
+        archive.writestr(f"{EVIL}.png", b"no picture")
+        archive.writestr("captions.csv", "file,caption\n" + rows.getvalue())
+    tab = ReferenceTab(context, context.references)
+    report, _ = tab.import_set([str(tmp_path / "mine.zip")], None, "mine", 64, False)
+    refused, _ = tab.import_set([str(tmp_path / "mine.zip")], None, EVIL, 64, False)
+    shown, _ = tab.show("mine")
+    assert "Imported as" in report and "note-bad" in refused
+    for html in (report, refused, shown):
+        assert clean(html) and "&lt;img" in html
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(4.2, "4 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (90_000, "1 d 1 h"), (None, "–"), (float("nan"), "–")])

@@ -77,6 +77,19 @@ def test_a_child_that_is_shot_leaves_the_manager_alive_with_a_sentence(store):
     assert manager.shutdown(150)
 
 
+@pytest.mark.parametrize("how", ["stop", "shutdown"])
+def test_a_child_that_does_not_listen_yet_is_stopped_all_the_same(store, how):
+    manager = Manager(store, command=child(store))
+    run_id, _ = manager.start({**LONG, "executor": "process"})
+    wait_for(lambda: manager.host.active and manager.host.active[1].process is not None)
+    assert manager.status(run_id)["effective_state"] == "queued"
+    if how == "stop":
+        manager.stop(run_id)
+        assert manager.wait_until_idle(150)
+    assert manager.shutdown(150)
+    assert state(manager, run_id) == "stopped" and manager.status(run_id)["episode"] == 0, manager.status(run_id)["error"]
+
+
 def test_exit_sentences_and_the_choice_of_host(tmp_path):
     config = small_config(prompts_per_group=8, images_per_prompt=2)
     assert "micro_batch 4" in exit_sentence(-9, config)

@@ -1,0 +1,74 @@
+"""The buttons of Compare and Runs on a run that was trained on this page: draw, map, evaluate, report, zip, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.browser import steps
+from tests.browser.conftest import Server, wait_for
+
+pytestmark = pytest.mark.browser
+MAP = "JSON.stringify((document.querySelector('#compare-map .figure-div')?.data || []).map((trace) => Array.from(trace.x || []).slice(0, 2)))"
+HREFS = "[...document.querySelectorAll('#runs-zip a')].map((a) => a.download || a.href)"
+
+
+def test_compare_report_and_delete_a_run_of_ones_own(open_page: Any, server: Server) -> None:
+    page = open_page()
+    run = steps.start(page, episodes=2)
+    steps.wait_state(page, "completed", 90)
+    _compare(page)
+    _take_along(page, run)
+    _a_stranger_cannot_delete(open_page, server, run)
+    _delete(page, server, run)
+    assert not (server.runs / run).exists()
+
+
+def _compare(page: Any) -> None:
+    steps.open_tab(page, "Compare")
+    wait_for(lambda: page.locator("#compare-neighbours img").count() > 0, 40, "neighbours of the recorded samples")
+    page.get_by_label("Images", exact=True).first.fill("4")
+    page.click("#compare-draw")
+    wait_for(lambda: "4 test prompts drawn" in page.inner_text("#compare-answer"), 60, f"drawn pairs; {page.inner_text('#compare-answer')}")
+    wait_for(lambda: page.locator("#compare-slider img").count() >= 2, 20, "a pair under the slider")
+    wait_for(lambda: page.evaluate(MAP) != "[]", 20, "the feature map")
+    flat = page.evaluate(MAP)
+    page.locator("#compare-method label", has_text="t-SNE").click()
+    wait_for(lambda: page.evaluate(MAP) not in {"[]", flat}, 40, "the map in the other projection")
+    page.click("#compare-evaluate")
+    wait_for(lambda: "Evaluated." in page.inner_text("#compare-answer"), 150, f"the evaluation; {page.inner_text('#compare-answer')}")
+    assert page.locator("#compare-evaluation table").count() >= 1
+
+
+def _take_along(page: Any, run: str) -> None:
+    steps.open_tab(page, "Runs")
+    wait_for(lambda: run in page.inner_text("#runs-table"), 20, "the run in the table")
+    steps.choose(page, "runs-one", run)
+    wait_for(lambda: page.locator("#runs-details").inner_text().strip(), 20, "the run's details")
+    page.click("#runs-report")
+    wait_for(lambda: any(".html" in h for h in page.evaluate(HREFS)) and any(".md" in h for h in page.evaluate(HREFS)), 60, f"a report; {page.inner_text('#runs-answer')}")
+    page.click("#runs-download")
+    wait_for(lambda: any(".zip" in h for h in page.evaluate(HREFS)), 30, f"a zip; {page.inner_text('#runs-answer')}")
+
+
+def _a_stranger_cannot_delete(open_page: Any, server: Server, run: str) -> None:
+    other = open_page()
+    steps.open_tab(other, "Runs")
+    steps.choose(other, "runs-one", run)
+    other.click("#runs-delete")
+    other.click("#runs-confirm")
+    wait_for(lambda: "another visitor" in other.inner_text("#runs-answer"), 15, "the refusal")
+    assert (server.runs / run).is_dir()
+
+
+def _delete(page: Any, server: Server, run: str) -> None:
+    page.click("#runs-delete")
+    wait_for(lambda: page.locator("#runs-confirm").is_visible(), 10, "the question")
+    page.click("#runs-keep")
+    wait_for(lambda: not page.locator("#runs-confirm").is_visible(), 10, "the question is gone")
+    assert (server.runs / run).is_dir()
+    page.click("#runs-delete")
+    page.click("#runs-confirm")
+    wait_for(lambda: "is deleted" in page.inner_text("#runs-answer"), 15, f"the run is deleted; {page.inner_text('#runs-answer')}")
+    wait_for(lambda: run not in page.inner_text("#runs-table"), 10, "the table without it")

@@ -1,0 +1,118 @@
+"""Training in chunks of a lent GPU: as one run, only by its owner, with no thread of the server's own."""
+
+import sys
+import threading
+import time
+from functools import partial
+from types import ModuleType
+
+import pytest
+
+from backend.errors import InputError
+from backend.runs import RunStore
+from backend.training import chunks
+from backend.training.chunks import CHUNK_SECONDS, GRACE_SECONDS, train_chunk
+from backend.training.manager import Manager
+from backend.training.trainer import train
+from components.context import PageContext, Settings
+from tests.training.fake_learner import SMALL, fake_build, small_config
+from tests.training.fingerprint import fingerprint
+
+
+@pytest.fixture
+def spaces(monkeypatch):
+    """The package `spaces` as a ZeroGPU Space has it: a lent function must be back within its time."""
+    module = ModuleType("spaces")
+    module.durations = []
+
+    def gpu(duration):
+        module.durations.append(duration)
+
+        def lend(function):
+            def call(*args, **keywords):
+                began = time.monotonic()
+                answer = function(*args, **keywords)
+                assert time.monotonic() - began < duration, "the GPU was taken back"
+                return answer
+
+            return call
+
+        return lend
+
+    module.GPU = gpu
+    monkeypatch.setitem(sys.modules, "spaces", module)
+    return module
+
+
+def chunked(store, seconds, grace=5.0, step_seconds=0.01, **keywords):
+    """A manager whose GPU is lent for so many seconds at a time."""
+    work = partial(train_chunk, seconds=seconds, grace=grace, build=fake_build(step_seconds=step_seconds))
+    return Manager(store, build=fake_build(), chunk=chunks.lend_gpu(work), **keywords)
+
+
+def test_chunks_are_one_run_to_the_bit(spaces, tmp_path):
+    store = RunStore(tmp_path / "runs")
+    manager = chunked(store, seconds=0.5, require_token=True)
+    threads = threading.active_count()
+    run_id, token = manager.start(SMALL)
+    seen, turns = [], 0
+    assert manager.status(run_id)["effective_state"] == "queued"
+    with pytest.raises(InputError, match="another visitor"):
+        manager.train_chunk(run_id, "foreign")
+    while manager.status(run_id)["effective_state"] != "completed":
+        turns += 1
+        assert turns < 20
+        if turns > 1:
+            assert "queued" in manager.resume(run_id, token)
+        sentence = manager.train_chunk(run_id, token)
+        seen.append(manager.status(run_id)["episode"])
+        assert threading.active_count() == threads, "a thread of the server's own trains"
+        if seen[-1] < 12:
+            assert "press Continue" in sentence and manager.status(run_id)["message"] == sentence
+    assert turns >= 2 and seen == sorted(set(seen)), "every chunk must get further"
+    config = small_config()
+    whole = store.create(config)
+    train(config, whole, build=fake_build())
+    assert fingerprint(store.get(run_id)) == fingerprint(whole)
+    assert manager.train_chunk(run_id, token) == "", "a completed run has no further chunk"
+
+
+def test_an_episode_that_fits_no_chunk_says_what_to_change(spaces, tmp_path):
+    manager = chunked(RunStore(tmp_path / "runs"), seconds=0.5, grace=30.0)
+    run_id, token = manager.start({**SMALL, "episodes": 3000})
+    assert "press Continue" in manager.train_chunk(run_id, token)
+    slow = chunked(manager.store, seconds=0.1, grace=0.2, step_seconds=0.5)
+    at = slow.status(run_id)["episode"]
+    assert at >= 1
+    slow.resume(run_id, token)
+    assert "no episode fits into 0 s" in slow.train_chunk(run_id, token)
+    assert slow.status(run_id)["episode"] == at and slow.status(run_id)["effective_state"] == "stopped"
+
+
+def test_stop_reaches_a_chunk_and_a_run_that_waits_for_one(spaces, tmp_path):
+    manager = chunked(RunStore(tmp_path / "runs"), seconds=60)
+    run_id, token = manager.start({**SMALL, "episodes": 3000})
+    worker = threading.Thread(target=manager.train_chunk, args=(run_id, token))
+    worker.start()
+    end = time.monotonic() + 60
+    while manager.status(run_id)["effective_state"] != "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    with pytest.raises(InputError, match="busy with run"), manager.device("generate", 0.05):
+        pass
+    manager.stop(run_id, token)
+    worker.join(60)
+    assert manager.status(run_id)["effective_state"] == "stopped" and "Continue" not in manager.status(run_id)["message"]
+    other, owner = manager.start(SMALL)
+    assert manager.stop(other, owner) == "" and manager.status(other)["effective_state"] == "stopped"
+    assert manager.train_chunk(other, owner) == ""
+
+
+def test_the_page_of_a_space_lends_the_gpu_for_its_chunks_and_drawings(spaces, tmp_path):
+    settings = Settings.from_environment({"SPACE_ID": "me/lab", "SPACES_ZERO_GPU": "true"})
+    assert settings.zero_gpu and "40 s at a time" in settings.sentence()
+    context = PageContext.create(tmp_path / "runs", settings)
+    assert context.manager.chunk is not None and spaces.durations == [CHUNK_SECONDS + GRACE_SECONDS]
+    assert context.on_device(int)("7") == 7 and len(spaces.durations) == 2
+    plain = PageContext.create(tmp_path / "runs", Settings())
+    assert plain.manager.chunk is None and plain.on_device(int) is int
