@@ -1,10 +1,11 @@
-"""What the twin baseline takes away: variance of the credit before and after, for each policy at its start.
+"""What a baseline leaves of the credit's variance, and how much signal an update has, for each policy at its start.
 
     python -m tests.benchmarks.bench_credit
 
 Groups as in training are drawn twice from the same seeds, once with the policy's noise and once with its mean action (the
-twins). The share of the credit's variance that is left says how many times fewer groups give an update of the same accuracy;
-the running mean of each prompt, the usual baseline, is measured on the same groups. It sees only earlier groups.
+twins). Compared are the running mean of each prompt, which sees earlier groups only, and the twin's credit. The signal is the
+mean cosine between the policy gradients of two groups: 0 is noise, and 1 / signal is the number of groups whose mean gradient
+has as much signal as noise.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 import torch
 
 from backend.config import TrainConfig
+from backend.diffusion.trajectory import Trajectory
 from backend.evaluation.generate import open_backbone, weights_digest
 from backend.evaluation.group_score import reward_for
-from backend.policies.base import build_policy
+from backend.policies.base import Policy, build_policy
 from backend.ppo.advantages import BASELINE_DECAY, RunningMean
 from backend.ppo.agent import Agent
 from backend.reference.prompts import load_prompts
@@ -28,47 +30,58 @@ from tests.benchmarks.common import arm_results, machine, machine_line, overridd
 
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
 GROUPS = 24
+MICRO_BATCH = 8
+
+
+def gradient(policy: Policy, trajectory: Trajectory, credit: torch.Tensor) -> torch.Tensor:
+    """Policy gradient of one group [P]: mean over images and steps of credit [B] times the gradient of log pi."""
+    parameters = list(policy.trainable().values())
+    total = torch.zeros(sum(p.numel() for p in parameters))
+    for images in torch.arange(len(trajectory)).split(MICRO_BATCH):
+        transitions = trajectory.transitions(images)
+        log_prob, _, _ = policy.evaluate(transitions)
+        loss = (log_prob * credit[transitions.image].to(log_prob)).sum() / len(trajectory)
+        parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+        total += torch.cat([torch.zeros(p.numel()) if g is None else g.flatten().float().cpu() for p, g in zip(parameters, parts, strict=True)])
+    return total
+
+
+def signal(gradients: list[torch.Tensor]) -> tuple[float, float]:
+    """Mean cosine between different groups' gradients (by their mean square length), and its standard error over pairs."""
+    rows = torch.stack(gradients).double()
+    products = rows @ rows.T
+    pairs = products[torch.triu_indices(len(rows), len(rows), 1).unbind()] / products.diagonal().mean()
+    return float(pairs.mean()), float(pairs.std() / len(pairs) ** 0.5)
 
 
 def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
-    """Draw groups and their twins, and compare the baselines."""
+    """Draw groups and their twins, and compare the baselines. The first group gives the reward its scale and is left out."""
     config = overridden(TrainConfig(mode=mode), chosen.set)
     backbone = open_backbone(config, chosen.device)
     agent = Agent(config, backbone, build_policy(config, backbone))
     prompts = load_prompts(config.train_prompts)
     embeds, reward = backbone.encode(prompts), reward_for(config, backbone.device)
-    rows = []
-    for number in range(1, GROUPS + 1):
-        index, seeds = choose_group(config, len(prompts), number)
-        words = [prompts[i] for i in index]
-        twins = agent.rollout(embeds[index], seeds, number, deterministic=True).images
-        images = agent.rollout(embeds[index], seeds, number).images
-        of_twins = reward.credit(twins, words, torch.tensor(index))
-        rows.append((index, reward(images, words, torch.tensor(index)).total.numpy(), of_twins.numpy()))
-    return {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(backbone), **compare(rows), "machine": machine(chosen.device)}
-
-
-def compare(rows: list[tuple[list[int], np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Share of the credit's variance that each baseline leaves, and the correlation with the twins.
-
-    Args:
-        rows: prompt indices, credit [B] and the twins' credit [B] of each group. The first group gives the reward its scale and is left out.
-    """
     running: dict[int, RunningMean] = {}
-    prompt_left, twin_left, own, twins = [], [], [], []
-    for number, (index, credit, twin) in enumerate(rows):
-        if number:
-            prompt_left += [value - running.get(p, RunningMean()).mean for p, value in zip(index, credit.tolist(), strict=True)]
-            twin_left += (credit - twin).tolist()
-            own, twins = own + credit.tolist(), twins + twin.tolist()
-        for p in sorted(set(index)):
-            running.setdefault(p, RunningMean()).add(float(np.mean([v for q, v in zip(index, credit.tolist(), strict=True) if q == p])), BASELINE_DECAY)
-    total = float(np.mean(np.square(own)))
-    return {
-        "prompt_left": float(np.mean(np.square(prompt_left))) / total,
-        "twin_left": float(np.mean(np.square(twin_left))) / total,
-        "correlation": float(np.corrcoef(own, twins)[0, 1]),
-    }
+    own, left, gradients = [], {"prompt": [], "twin": []}, {"prompt": [], "twin": []}
+    twins_credit = []
+    for number in range(1, GROUPS + 2):
+        index, seeds = choose_group(config, len(prompts), number)
+        words, rows = [prompts[i] for i in index], torch.tensor(index)
+        twin = reward.credit(agent.rollout(embeds[index], seeds, number, deterministic=True).images, words, rows)
+        trajectory = agent.rollout(embeds[index], seeds, number)
+        credit = reward(trajectory.images, words, rows).total
+        if number > 1:
+            usual = torch.tensor([running.get(i, RunningMean()).mean for i in index])
+            own, twins_credit = [*own, credit], [*twins_credit, twin]
+            for name, baseline in (("prompt", usual), ("twin", twin)):
+                left[name].append(credit - baseline)
+                gradients[name].append(gradient(agent.policy, trajectory, credit - baseline))
+        for i in sorted(set(index)):
+            running.setdefault(i, RunningMean()).add(float(credit[rows == i].mean()), BASELINE_DECAY)
+    total = torch.cat(own).square().mean()
+    facts = {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(backbone), "machine": machine(chosen.device)}
+    facts["correlation"] = float(np.corrcoef(torch.cat(own), torch.cat(twins_credit))[0, 1])
+    return facts | {name: {"left": float(torch.cat(left[name]).square().mean() / total), "signal": signal(gradients[name])} for name in left}
 
 
 def table(chosen: Namespace) -> str:
@@ -81,13 +94,15 @@ def table(chosen: Namespace) -> str:
         "Command: `python -m tests.benchmarks.bench_credit`.",
         "",
     ]
+    lines += ["Signal: mean cosine between the policy gradients of two groups, in thousandths, ± one standard error; 0 is noise.", ""]
     lines += [
-        "| Policy | Images | Correlation with the twin's credit | Left by the prompt's running mean | Left by the twin | Fewer groups |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| Policy | Images | Correlation with the twin | Left by the prompt's mean | Left by the twin | Signal, prompt's mean | Signal, twin |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for found in results.values():
-        fewer = min(1.0, found["prompt_left"]) / found["twin_left"]
-        lines.append(f"| {found['mode']} | {found['images']} | {found['correlation']:.3f} | {found['prompt_left']:.0%} | {found['twin_left']:.1%} | {fewer:.1f} x |")
+        left = [f"{found[name]['left']:.1%}" for name in ("prompt", "twin")]
+        signals = [f"{1000 * mean:+.1f} ± {1000 * error:.1f}" for mean, error in (found[name]["signal"] for name in ("prompt", "twin"))]
+        lines.append(f"| {found['mode']} | {found['images']} | {found['correlation']:.3f} | {' | '.join(left)} | {' | '.join(signals)} |")
     return "\n".join(lines) + "\n"
 
 
