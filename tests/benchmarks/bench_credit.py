@@ -19,13 +19,11 @@ import torch
 
 from backend.config import TrainConfig
 from backend.diffusion.trajectory import Trajectory
-from backend.evaluation.generate import open_backbone, weights_digest
-from backend.evaluation.group_score import reward_for
-from backend.policies.base import Policy, build_policy
+from backend.evaluation.generate import weights_digest
+from backend.policies.base import Policy
 from backend.ppo.advantages import BASELINE_DECAY, RunningMean
-from backend.ppo.agent import Agent
-from backend.reference.prompts import load_prompts
 from backend.training.seeds import choose_group
+from backend.training.session import build_session
 from tests.benchmarks.common import arm_results, machine, machine_line, overridden, parse, run_arms
 
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
@@ -57,10 +55,10 @@ def signal(gradients: list[torch.Tensor]) -> tuple[float, float]:
 def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
     """Draw groups and their twins, and compare the baselines. The first group gives the reward its scale and is left out."""
     config = overridden(TrainConfig(mode=mode), chosen.set)
-    backbone = open_backbone(config, chosen.device)
-    agent = Agent(config, backbone, build_policy(config, backbone))
-    prompts = load_prompts(config.train_prompts)
-    embeds, reward = backbone.encode(prompts), reward_for(config, backbone.device)
+    session = build_session(config)
+    agent, prompts, embeds = session.agent, session.train_prompts, session.train_embeds
+    index, seeds = choose_group(config, len(prompts), 0)
+    reward = session.make_reward(agent.rollout(embeds[index], seeds, base=True).images)
     running: dict[int, RunningMean] = {}
     own, left, gradients = [], {"prompt": [], "twin": []}, {"prompt": [], "twin": []}
     twins_credit = []
@@ -79,7 +77,7 @@ def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
         for i in sorted(set(index)):
             running.setdefault(i, RunningMean()).add(float(credit[rows == i].mean()), BASELINE_DECAY)
     total = torch.cat(own).square().mean()
-    facts = {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(backbone), "machine": machine(chosen.device)}
+    facts = {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(agent.backbone), "machine": machine(chosen.device)}
     facts["correlation"] = float(np.corrcoef(torch.cat(own), torch.cat(twins_credit))[0, 1])
     return facts | {name: {"left": float(torch.cat(left[name]).square().mean() / total), "signal": signal(gradients[name])} for name in left}
 
