@@ -18,6 +18,9 @@ from backend.errors import InputError
 ENV_PREFIX = "CRATER_"
 RENAMED = {"clip_range": "clip_range_nats", "num_episodes": "episodes", "training_mode": "mode", "reward_metric": "metric"}
 
+# By schema: what its files left to defaults that were others then. A file that names no schema is a person's and takes today's.
+EARLIER_DEFAULTS: dict[int, dict[str, Any]] = {1: {"baseline": "prompt", "perturbation_scale": 0.1}}
+
 
 def field_meta(name: str) -> dict[str, Any]:
     """Label, help, group, flags, bounds and default of one field, for widgets and `--help`.
@@ -105,7 +108,7 @@ def upgrade(values: Mapping[str, Any], *, trusted: bool = True) -> dict[str, Any
     version = values.get("schema_version", 0)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise InputError(f"schema_version {version!r} is newer than {SCHEMA_VERSION}: update CraterLab")
-    current = {RENAMED.get(k, k): v for k, v in values.items() if k not in {"schema_version", "record"}}
+    current = EARLIER_DEFAULTS.get(version, {}) | {RENAMED.get(k, k): v for k, v in values.items() if k not in {"schema_version", "record"}}
     if not trusted:
         if {"plugin", "plugins"} & set(current):
             raise InputError("an uploaded config may not name a plug-in: start with --plugin instead")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GROUPS = ["Run", "Sampling", "PPO", "Exploration", "Policy", "Reward", "Reward weights", "Curriculum", "Evaluation", "Checkpoints", "Hardware"]
 
 

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from backend.config import TrainConfig
+from backend.config import TrainConfig, make_config, read_config_file
 from backend.errors import InputError
 from backend.runs import RunStore, is_owner, new_owner, set_owner
 from backend.runs.status import StatusWriter, fresh_status
@@ -154,3 +154,13 @@ def test_the_log_tail_is_the_end_of_the_log(store):
     run.log_path.write_text("\n".join(f"line {i}" for i in range(5000)))
     assert run.log_tail(2) == "line 4998\nline 4999"
     assert len(run.log_tail(50).splitlines()) == 50
+
+
+def test_a_run_of_an_earlier_schema_keeps_the_defaults_of_its_time(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"schema_version": 1, "mode": "DIVERSITY_POLICY", "episodes": 5}), encoding="utf-8")
+    values = read_config_file(config)
+    assert values["baseline"] == "prompt" and make_config(values).perturbation_scale == 0.1
+    config.write_text(json.dumps({"mode": "DIVERSITY_POLICY"}), encoding="utf-8")  # a person's file takes today's
+    assert make_config(read_config_file(config)).baseline == "twin"
+    assert TrainConfig().schema_version > 1
