@@ -237,7 +237,7 @@ def test_three_nans_in_a_row_restore_the_last_checkpoint_at_half_the_rate(store)
 def test_a_run_that_recovered_from_nan_resumes_exactly(store):
     config = small_config(save_every=4)
     whole, _ = finished(store, config, nan_from=(6, 7, 8))
-    run, _ = finished(store, config, nan_from=(6, 7, 8), control=lambda run: StopAt(run, 95))  # after the recovery: a stop amid the three saves a checkpoint of its own to go back to
+    run, _ = finished(store, config, nan_from=(6, 7, 8), control=lambda run: StopAt(run, 95))  # after the recovery: a stop amid the three saves a checkpoint of its own
     train(config, run, build=fake_build(nan_from=(6, 7, 8)))
     assert fingerprint(run) == fingerprint(whole)
 
