@@ -123,16 +123,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def newest_sound(run: Run, at_most: int | None = None) -> Loaded | None:
+def newest_sound(run: Run, at_most: int | None = None, every: int = 1) -> Loaded | None:
     """The newest checkpoint that can be read, or None where there is none.
 
     Args:
         run: whose checkpoints.
         at_most: no newer than after so many episodes.
+        every: only those after a multiple of so many episodes.
     """
     passed_over: list[str] = []
     for info in reversed(run.checkpoints()):
-        if at_most is not None and info.episode > at_most:
+        if (at_most is not None and info.episode > at_most) or info.episode % every:
             continue
         try:
             return Loaded(info, read_checkpoint(info.path), passed_over)

@@ -277,7 +277,8 @@ class EpisodeLoop:
 
     def _restore(self) -> None:
         """Go back to the last checkpoint's weights at half the learning rate; the episodes go on."""
-        found = newest_sound(self.run_)
+        # A Stop or a wish saved others too; a run that was never stopped would not have them to go back to.
+        found = newest_sound(self.run_, every=self.config.save_every) or newest_sound(self.run_)
         rate = self.live.learning_rate / 2
         name = found.info.name if found else "no checkpoint"
         if found:

@@ -105,3 +105,4 @@ def test_a_checkpoint_after_a_given_episode_can_be_left_out(run):
     save(run, 10)
     save(run, 20)
     assert newest_sound(run, at_most=19).info.episode == 10 and newest_sound(run, at_most=5) is None
+    assert newest_sound(run, every=20).info.episode == 20 and newest_sound(run, every=7) is None

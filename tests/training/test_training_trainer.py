@@ -234,10 +234,12 @@ def test_three_nans_in_a_row_restore_the_last_checkpoint_at_half_the_rate(store)
     assert sessions[0].agent.config.learning_rate_critic == pytest.approx(5e-4)
 
 
-def test_a_run_that_recovered_from_nan_resumes_exactly(store):
+@pytest.mark.parametrize("question", [80, 85, 90, 95])
+def test_a_run_that_recovered_from_nan_resumes_exactly(store, question):
+    """Stopped before, amid and after the three bad updates."""
     config = small_config(save_every=4)
     whole, _ = finished(store, config, nan_from=(6, 7, 8))
-    run, _ = finished(store, config, nan_from=(6, 7, 8), control=lambda run: StopAt(run, 95))  # after the recovery: a stop amid the three saves a checkpoint of its own
+    run, _ = finished(store, config, nan_from=(6, 7, 8), control=lambda run: StopAt(run, question))
     train(config, run, build=fake_build(nan_from=(6, 7, 8)))
     assert fingerprint(run) == fingerprint(whole)
 
