@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from backend.base_model.pictures import Pictures
 from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, training_record, weights_sha256
 from backend.errors import InputError
 from backend.reference.captions import caption
+from backend.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -168,18 +168,13 @@ def _claim(work: Path, job: dict) -> None:
     """
     path = work / "job.json"
     if path.is_file():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            kept = {}
+        kept = read_json(path) or {}
         changed = [name for name in job if kept.get(name) != job[name]]
         if changed:
             raise InputError(f"{work} holds the progress of another training ({', '.join(changed)} differ): name another folder with --work, or delete it")
         return
-    temporary = path.with_suffix(".tmp")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(job, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, job)
     except OSError as error:
         raise InputError(f"{work} cannot be written ({error.strerror}): free some space, or name another folder with --work") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +18,7 @@ from backend.base_model.sheets import read_crops
 from backend.errors import InputError
 from backend.evaluation import image_statistics
 from backend.evaluation.adherence import Reader
+from backend.features.download import file_sha256
 from backend.features.load import Standardiser, load_extractor
 from backend.reference.captions import ATTRIBUTES
 from backend.rewards.attributes_model import FOLDER, AttributeModel, fit_on_features
@@ -75,7 +75,7 @@ def in_parts(images: np.ndarray, look: Callable[[torch.Tensor], torch.Tensor], s
 def judge_versions() -> dict[str, str]:
     """SHA-256 of each judge: of the regressors' files, and of the source of the judge without a network."""
     files = {name: FOLDER / f"{name}.safetensors" for name in (*EXTRACTORS, REGIONS)} | {STATISTICS: Path(image_statistics.__file__)}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    return {name: file_sha256(path) for name, path in files.items() if path.is_file()}
 
 
 class Statistics:
@@ -133,7 +133,7 @@ def judge_the_judges(work: Path, real: Path, count: int = 1000, labels: Path = L
     for name, read in readings(crops, statistics).items():
         rng = np.random.default_rng(43)
         table[name]["agreement"] = {folder: agreement(read[rows], wanted[rows], rng) for folder, rows in folders.items()}
-    return {"judges": table, "held_out_renders": count, "labelled_crops": len(names), "labels": str(labels), "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest()}
+    return {"judges": table, "held_out_renders": count, "labelled_crops": len(names), "labels": str(labels), "labels_sha256": file_sha256(labels)}
 
 
 def write_judges(figures: dict) -> Path:

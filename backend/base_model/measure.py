@@ -19,6 +19,7 @@ from backend.reference.renderer import CraterParameters, render_batch, sample_pa
 from backend.rewards.attributes_model import r_squared
 
 GUIDANCE = 7.5
+SEED = 500_000  # of the first image of held-out renders' captions
 STEPS = 20
 PCA_DIMS = 48
 DRAW = 500  # images of one draw of the Fréchet distance
@@ -131,7 +132,7 @@ def guidance_table(folder: Path, reader: RegionReader, fresh: np.ndarray, params
     reference = network(to_tensor(fresh)).double().numpy()
     project = projection(reference, SCALE_DIMS)
     captions = [caption(p) for p in params[:count]]
-    pictures = {scale: generate(folder, captions, seed=500_000, guidance=scale) for scale in SCALES} | {GUIDANCE: at_default[:count]}
+    pictures = {scale: generate(folder, captions, seed=SEED, guidance=scale) for scale in SCALES} | {GUIDANCE: at_default[:count]}
     out = {}
     for scale, images in pictures.items():
         features = network(to_tensor(images)).double().numpy()
@@ -193,7 +194,7 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
     fresh, params = held_out(count)
     training, _ = load_dataset(work / "renders", 4096)
     reader = RegionReader.load()
-    generated = generate(folder, [caption(p) for p in params], seed=500_000)
+    generated = generate(folder, [caption(p) for p in params], seed=SEED)
     noise = np.random.default_rng(6).integers(0, 256, size=(200, SIZE, SIZE, 3), dtype=np.uint8)
     network = load_extractor("efficientnet_lite0")
     features = {name: network(to_tensor(x)).double().numpy() for name, x in (("fresh", fresh), ("generated", generated), ("noise", noise))}

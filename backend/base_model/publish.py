@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend.base_model.card import loss_figure, machine, training_cost, write_card
 from backend.base_model.judges import judge_versions
-from backend.base_model.measure import generate, held_out, measure_model
+from backend.base_model.measure import SEED, generate, held_out, measure_model
 from backend.base_model.recipe import weights_sha256
 from backend.base_model.sheets import PICTURES, read_crops, save_sheet, sheet, side_by_side, spread_over
 from backend.reference.captions import caption
@@ -16,7 +16,6 @@ from backend.reference.prompts import load_prompts
 RESULT = Path("docs/results/base_model.json")
 HISTORY = Path("docs/results/base_model_history.json")
 SHEET = Path("docs/figures/base_model_sheet.jpg")
-SHEET_SEED = 500_000
 
 
 def measure_and_write(folder: Path, work: Path, count: int) -> Path:
@@ -51,7 +50,7 @@ def remember(figures: dict, path: Path) -> list[dict]:
 def rendered_and_generated(folder: Path) -> dict:
     """64 held-out renders and what the model draws for their captions, none left out: title -> uint8 [64, SIZE, SIZE, 3]."""
     renders, params = held_out(PICTURES)
-    return {"rendered": renders, "generated": generate(folder, [caption(p) for p in params], seed=SHEET_SEED)}
+    return {"rendered": renders, "generated": generate(folder, [caption(p) for p in params], seed=SEED)}
 
 
 def sheet_with_crops(folder: Path, crops: Path, out: Path) -> Path:

@@ -199,6 +199,11 @@ class TrainConfig(BaseModel):
     clear_cache_every: int = setting(10, "Hardware", "Clear cache every", "Episodes between releases of the accelerator's cached memory; 0 never.", ge=0, le=1_000_000)
 
     @property
+    def draws_twins(self) -> bool:
+        """Whether each group is drawn a second time without noise, as the baseline of its credit."""
+        return self.baseline == "twin" and self.advantage == "difference"
+
+    @property
     def group_size(self) -> int:
         """B: images in one group."""
         return self.prompts_per_group * self.images_per_prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from backend.evaluation.diversity import median_distance
 from backend.evaluation.image_statistics import crater_attributes, wavelet_statistics
 from backend.evaluation.renders import renderer_digest
 from backend.features.base import Extractor
+from backend.features.download import file_sha256
 from backend.features.load import Standardiser, load_extractor
 
 JUDGE = "efficientnet_lite2"
@@ -95,5 +95,4 @@ class Judges:
 
     def describe(self) -> dict[str, str]:
         """Which network judged (name, layer, SHA-256 of its weights), and SHA-256 of the source of the judges without one."""
-        statistics = hashlib.sha256(Path(image_statistics.__file__).read_bytes()).hexdigest()
-        return {"extractor": JUDGE, "layer": str(self.extractor.layer), "sha256": self.extractor.sha256, "statistics_sha256": statistics}
+        return {"extractor": JUDGE, "layer": str(self.extractor.layer), "sha256": self.extractor.sha256, "statistics_sha256": file_sha256(Path(image_statistics.__file__))}

@@ -15,7 +15,7 @@ from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.frequencies import LowFrequencies
 from backend.diffusion.guidance import guided_prediction
-from backend.diffusion.kernel import Gaussian, denoise, predict_clean, stochastic_step
+from backend.diffusion.kernel import Gaussian, stochastic_step
 from backend.diffusion.noise import NoiseSource, mix
 from backend.diffusion.sampler import Action, StepOutcome, StepState
 from backend.diffusion.trajectory import Transitions
@@ -79,14 +79,13 @@ class LoRAPolicy(Policy):
             return super().step(state, noise)
         gaussian = self._gaussian(state, state.latents, state.prediction)
         value = gaussian.sample(noise.step(state.index, gaussian.mean.shape[1:]))
-        return StepOutcome(self._following(state, value), Action(state.latents, value, gaussian))
+        return StepOutcome(self._following(state, noise, value), Action(state.latents, value, gaussian))
 
-    def _following(self, state: StepState, action: torch.Tensor) -> torch.Tensor:
+    def _following(self, state: StepState, noise: NoiseSource, action: torch.Tensor) -> torch.Tensor:
         """x_{t-1} [B, C, H, W] of an action: the action itself, or the deterministic step with its lowest frequencies replaced."""
         if self.low is None:
             return action
-        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, self.backbone.prediction_type, self.backbone.clip_range)
-        plain = denoise(clean, epsilon, state.alpha_prev)
+        plain = super().step(state, noise).latents
         return plain + self.low.lift(action - self.low.project(plain))
 
     def distribution(self, transitions: Transitions) -> Gaussian:

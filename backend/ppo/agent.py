@@ -126,7 +126,7 @@ class Agent:
     @property
     def wants_twins(self) -> bool:
         """Whether `update` should be given the credit of each image's noise-free twin."""
-        return self.config.baseline == "twin" and self.config.advantage == "difference"
+        return self.config.draws_twins
 
     def advantages(self, trajectory: Trajectory, total_reward: torch.Tensor, prompt_index: torch.Tensor, group_score: float | None = None) -> Credit:
         """Advantages [K, B] of a group; the group joins the running baselines. See `CreditEstimator`."""

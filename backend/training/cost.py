@@ -80,7 +80,7 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     known = constants()[kind][wanted]
     images = config.group_size
     rollout, update = unet_forwards(config)
-    drawn = 2 if config.baseline == "twin" and config.advantage == "difference" else 1
+    drawn = 1 + config.draws_twins
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
     per_image = rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
     episode = images * (drawn * per_image + update * per_forward * known["replay_factor"] + known["policy_seconds"][config.mode]) + known["episode_seconds"]

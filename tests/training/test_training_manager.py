@@ -93,12 +93,17 @@ def test_only_the_owner_steers(manager):
         manager.status(run_id)
 
 
-def test_the_owner_survives_a_restart_of_the_server_and_resumes(manager, store):
+def stopped_midway(manager):
+    """A run that was stopped after some episodes: its id, its token, its last episode."""
     run_id, token = manager.start({**LONG, "save_every": 2})
     wait_for(lambda: manager.status(run_id)["episode"] >= 3)
     manager.stop(run_id, token)
     assert manager.wait_until_idle(150)
-    at = manager.status(run_id)["episode"]
+    return run_id, token, manager.status(run_id)["episode"]
+
+
+def test_the_owner_survives_a_restart_of_the_server_and_resumes(manager, store):
+    run_id, token, at = stopped_midway(manager)
     again = Manager(RunStore(store.root), build=fake_build(step_seconds=0.001), require_token=True)
     with pytest.raises(InputError, match="another visitor"):
         again.resume(run_id, "foreign")
@@ -242,11 +247,7 @@ def test_a_stop_that_meets_a_run_just_leaving_the_queue_is_obeyed(manager, monke
 
 
 def test_a_stop_for_the_dead_process_does_not_stop_the_one_that_takes_over(manager, store):
-    run_id, token = manager.start({**LONG, "save_every": 2})
-    wait_for(lambda: manager.status(run_id)["episode"] >= 3)
-    manager.stop(run_id, token)
-    assert manager.wait_until_idle(150)
-    at = manager.status(run_id)["episode"]
+    run_id, token, at = stopped_midway(manager)
     store.get(run_id).request("stop")
     assert "1 requests left for the earlier process were dropped" in manager.resume(run_id, token)
     wait_for(lambda: manager.status(run_id)["episode"] > at)
