@@ -28,12 +28,14 @@ class Entry:
         target: `module:attribute`, imported on first use, or the object itself for a plug-in.
         sentence: one honest sentence for the page.
         download: what must be downloaded before first use; empty where nothing is.
+        differentiable: a policy's step by its noise, a metric's score by the images; the pathwise gradient needs both.
     """
 
     name: str
     target: str | Any
     sentence: str
     download: str = ""
+    differentiable: bool = False
 
     def load(self) -> Any:
         """The class or function behind the entry."""
@@ -90,8 +92,15 @@ class Registry:
 POLICIES = Registry(
     "mode",
     [
-        Entry("LORA_UNET", "backend.policies.lora:LoRAPolicy", "Trains low-rank adapters on the UNet: changes what the model draws; the strongest and slowest of the three."),
-        Entry("DIVERSITY_POLICY", "backend.policies.diversity:DiversityPolicy", "Learns small bounded pushes on the latents; the model itself stays as it is."),
+        Entry(
+            "LORA_UNET",
+            "backend.policies.lora:LoRAPolicy",
+            "Trains low-rank adapters on the UNet: changes what the model draws; the strongest and slowest of the three.",
+            differentiable=True,
+        ),
+        Entry(
+            "DIVERSITY_POLICY", "backend.policies.diversity:DiversityPolicy", "Learns small bounded pushes on the latents; the model itself stays as it is.", differentiable=True
+        ),
         Entry(
             "SCHEDULER_POLICY",
             "backend.policies.scheduler:SchedulerPolicy",
@@ -103,7 +112,7 @@ POLICIES = Registry(
 METRICS = Registry(
     "metric",
     [
-        Entry("MMD", "backend.rewards.mmd:MMD", "Maximum mean discrepancy to the reference set: be spread as the reference is."),
+        Entry("MMD", "backend.rewards.mmd:MMD", "Maximum mean discrepancy to the reference set: be spread as the reference is.", differentiable=True),
         Entry("MI", "backend.rewards.mi:MI", "Mutual information between an image's features and whether it was generated: be indistinguishable from the reference."),
         Entry("FID", "backend.rewards.fid:FID", "Fréchet distance to the reference set over a pool of recent images, with shrinkage."),
         Entry("MMD_MI", "backend.rewards.mmd_mi:MMDMI", "0.7 MMD + 0.3 MI after each is normalised."),
@@ -112,9 +121,9 @@ METRICS = Registry(
             "backend.rewards.lpips:LPIPS",
             "Mean perceptual distance to the other images; LPIPS itself where its weights are cached, else its formula on EfficientNet-Lite0.",
         ),
-        Entry("VENDI", "backend.rewards.vendi:Vendi", "Effective number of different images in the group; knows nothing of the reference."),
+        Entry("VENDI", "backend.rewards.vendi:Vendi", "Effective number of different images in the group; knows nothing of the reference.", differentiable=True),
         Entry("COVERAGE", "backend.rewards.coverage:Coverage", "Share of the reference set that has a generated image close by."),
-        Entry("DPP", "backend.rewards.dpp:DPP", "Log-determinant of the group's similarity matrix: volume that the images span."),
+        Entry("DPP", "backend.rewards.dpp:DPP", "Log-determinant of the group's similarity matrix: volume that the images span.", differentiable=True),
         Entry("PAIRWISE", "backend.rewards.pairwise:Pairwise", "Mean feature distance between the images of the group."),
         Entry("NOVELTY", "backend.rewards.novelty:Novelty", "Distance to the nearest of the other images and of an archive of earlier ones."),
         Entry("PRECISION", "backend.rewards.precision:Precision", "Share of images that fall inside the reference's manifold: realism, not diversity."),

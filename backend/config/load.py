@@ -19,7 +19,10 @@ ENV_PREFIX = "CRATER_"
 RENAMED = {"clip_range": "clip_range_nats", "num_episodes": "episodes", "training_mode": "mode", "reward_metric": "metric"}
 
 # By schema: what its files left to defaults that were others then. A file that names no schema is a person's and takes today's.
-EARLIER_DEFAULTS: dict[int, dict[str, Any]] = {1: {"baseline": "prompt", "perturbation_scale": 0.1}}
+EARLIER_DEFAULTS: dict[int, dict[str, Any]] = {
+    1: {"baseline": "prompt", "perturbation_scale": 0.1, "pathwise": 0.0},
+    2: {"baseline": "twin", "pathwise": 0.0},
+}
 
 
 def field_meta(name: str) -> dict[str, Any]:

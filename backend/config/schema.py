@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+SMALLEST_SET = 3  # images of which a set metric can tell what one adds
 GROUPS = ["Run", "Sampling", "PPO", "Exploration", "Policy", "Reward", "Reward weights", "Curriculum", "Evaluation", "Checkpoints", "Hardware"]
 
 
@@ -77,11 +78,20 @@ class TrainConfig(BaseModel):
         "Credit",
         "difference: exact R(X)-R(X without i); gae: critic and GAE; broadcast: the set's score for every image; centred: the popular biased shortcut.",
     )
-    baseline: Literal["twin", "prompt"] = setting(
-        "twin",
+    pathwise: float = setting(
+        0.95,
+        "PPO",
+        "Pathwise share",
+        "Share of the update that follows the reward's own derivative through the denoising steps; the rest is PPO's surrogate on sampled credit. 0 is PPO alone, and what a reward without a derivative gets.",
+        live=True,
+        ge=0,
+        le=1,
+    )
+    baseline: Literal["auto", "twin", "prompt"] = setting(
+        "auto",
         "PPO",
         "Baseline",
-        "twin: each image's credit less that of the image which the policy's mean action draws from the same seed (a second, noise-free rollout); prompt: less the prompt's running mean.",
+        "twin: each image's credit less that of the image which the policy's mean action draws from the same seed (a second, noise-free rollout); prompt: less the prompt's running mean; auto: twin where sampled credit is all there is.",
     )
     learning_rate: float = setting(1e-3, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
     learning_rate_critic: float = setting(1e-3, "PPO", "Critic learning rate", "Adam's step size for the value network.", live=True, gt=0, le=1)
@@ -201,7 +211,15 @@ class TrainConfig(BaseModel):
     @property
     def draws_twins(self) -> bool:
         """Whether each group is drawn a second time without noise, as the baseline of its credit."""
-        return self.baseline == "twin" and self.advantage == "difference"
+        wanted = self.baseline == "twin" or (self.baseline == "auto" and not self.pathwise_share)
+        return wanted and self.advantage == "difference"
+
+    @property
+    def pathwise_share(self) -> float:
+        """The share of the pathwise gradient: `pathwise` where policy, metrics and credit allow one, else 0."""
+        metrics = [part.partition("=")[0].partition("@")[0].strip() for part in self.ensemble.split(",")] if self.ensemble.strip() else [self.metric]
+        able = POLICIES.get(self.mode).differentiable and all(METRICS.get(name).differentiable for name in metrics if name)
+        return self.pathwise if able and self.advantage == self.reward_mode == "difference" and self.group_size >= SMALLEST_SET else 0.0
 
     @property
     def group_size(self) -> int:

@@ -65,11 +65,11 @@ class Backbone:
             raise InputError("no prompts to encode: give at least one", field="train_prompts")
         return torch.cat(rows)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, preserve_gradients: bool = False) -> torch.Tensor:
         """Images [B, 3, h, w] float32 in [0, 1] of latents [B, C, H, W]."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         images = []
-        with torch.no_grad():
+        with torch.set_grad_enabled(preserve_gradients):
             for chunk in latents.split(DECODE_CHUNK):
                 scaled = (chunk / self.vae.config.scaling_factor + shift).to(self.vae.dtype)
                 images.append((self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1))

@@ -116,7 +116,7 @@ def rollout(
         schedule = backbone.schedule(num_inference_steps).expand(len(noise))
         plan = policy.plan(schedule, embeds, noise, guidance_scale, deterministic)
         latents, guided = noise.initial(backbone.latent_shape), is_guided(plan.guidance)
-        chain, actions = [latents], [] if plan.action is None else [plan.action]
+        path, chain, actions = [latents], [latents], [] if plan.action is None else [plan.action]
         for i in range(num_inference_steps):
             check_stop(should_stop)
             timestep, alpha, alpha_prev = plan.schedule.timesteps[i], plan.schedule.alphas[i], plan.schedule.alphas_prev[i]
@@ -128,15 +128,16 @@ def rollout(
                 actions.append(outcome.action)
                 chain.append(outcome.latents)
             latents = outcome.latents
+            path.append(latents)
         check_stop(should_stop)
         images = backbone.decode(latents)
-    return _record(plan, images, latents, chain, actions, embeds, noise, window)
+    return _record(plan, images, path, chain, actions, embeds, noise, window)
 
 
 def _record(
     plan: Plan,
     images: torch.Tensor,
-    latents: torch.Tensor,
+    path: list[torch.Tensor],
     chain: list[torch.Tensor],
     actions: list[Action],
     embeds: torch.Tensor,
@@ -155,8 +156,9 @@ def _record(
     means = [a.distribution.mean for a in actions]
     return Trajectory(
         images=images.clone(),
-        final_latents=latents.clone(),
+        final_latents=path[-1].clone(),
         latents=stack(chain),
+        path=stack(path),
         states=stack([a.state for a in actions]),
         actions=stack([a.value for a in actions]),
         means=stack(means),

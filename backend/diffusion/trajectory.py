@@ -21,6 +21,7 @@ class Transitions:
         embeds: prompt embeddings [m, L, E].
         image, step: index of the image in the group and of the trained step in the window [m] long.
         base_mean, base_known: mean of the base model [m, ...] and for which pairs it was computed [m] bool; None where for none.
+        pull: pathwise gradient of the advantage by the action [m, ...]; None where it was not computed.
     """
 
     state: torch.Tensor
@@ -37,6 +38,7 @@ class Transitions:
     step: torch.Tensor
     base_mean: torch.Tensor | None = None
     base_known: torch.Tensor | None = None
+    pull: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.log_prob)
@@ -48,7 +50,7 @@ class Transitions:
 
     @staticmethod
     def join(parts: list[Transitions]) -> Transitions:
-        """Pairs of several groups one after another; base means only where all have them."""
+        """Pairs of several groups one after another; what some groups lack (base means, pulls) is left out."""
         joined = {}
         for f in fields(Transitions):
             values = [getattr(p, f.name) for p in parts]
@@ -69,6 +71,7 @@ class Trajectory:
         final_latents: x_0 [B, C, H, W].
         latents: of the window, x before its first step to x after its last [K+1, B, C, H, W]; only the initial [1, B, ...] where the
             action is chosen once per rollout.
+        path: latents before each of the T steps and after the last [T+1, B, C, H, W].
         states: what each action was chosen from [K, B, ...].
         actions, means: [K, B, ...]; log_stds broadcastable to them; log_probs per action element in nats [K, B].
         timesteps, alphas, alphas_prev: of the trained steps [K, B] float64.
@@ -82,6 +85,7 @@ class Trajectory:
     images: torch.Tensor
     final_latents: torch.Tensor
     latents: torch.Tensor
+    path: torch.Tensor
     states: torch.Tensor
     actions: torch.Tensor
     means: torch.Tensor

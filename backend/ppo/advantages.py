@@ -54,6 +54,7 @@ class Credit:
         degenerate: the group's credit did not vary, so that it was dropped.
         nonfinite: images whose credit was not finite, dropped.
         std: of the advantages before clipping.
+        scale: what the credit was divided by.
     """
 
     advantages: torch.Tensor
@@ -62,6 +63,7 @@ class Credit:
     degenerate: bool
     nonfinite: int
     std: float
+    scale: float
 
 
 @dataclass
@@ -113,7 +115,7 @@ class CreditEstimator:
         keep = finite & (not degenerate)
         advantages = torch.where(keep, scaled.clamp(-limit, limit), 0.0)
         std = float(scaled[:, finite].std(correction=0)) if len(usable) else 0.0
-        return Credit(advantages, returns, values, degenerate, int((~finite).sum()), std)
+        return Credit(advantages, returns, values, degenerate, int((~finite).sum()), std, scale)
 
     def _credited(self, kind: str, credit: torch.Tensor, finite: torch.Tensor, prompt_index: torch.Tensor, group_score: float | None) -> torch.Tensor:
         if kind == "centred":

@@ -12,6 +12,7 @@ import torch
 from backend.config import TrainConfig, field_meta, field_names, make_config
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.noise import NoiseSource, mix
+from backend.diffusion.pathwise import noise_gradient
 from backend.diffusion.sampler import ShouldStop, check_stop, rollout
 from backend.diffusion.trajectory import Trajectory
 from backend.errors import InputError
@@ -31,6 +32,7 @@ from backend.ppo.trpo import TRPO
 from backend.ppo.update import PPO
 
 CRITIC_STREAM, WINDOW_STREAM = 1 << 21, 1 << 22
+PULL_LIMIT = 3.0  # of the group's median norm
 KL_BASE_SHRINK = 10.0  # it must be at hand again when the policy leaves the base
 
 
@@ -128,6 +130,11 @@ class Agent:
         """Whether `update` should be given the credit of each image's noise-free twin."""
         return self.config.draws_twins
 
+    @property
+    def wants_image_gradient(self) -> bool:
+        """Whether `update` should be given the derivative of the reward by the images."""
+        return self.config.pathwise_share > 0
+
     def advantages(self, trajectory: Trajectory, total_reward: torch.Tensor, prompt_index: torch.Tensor, group_score: float | None = None) -> Credit:
         """Advantages [K, B] of a group; the group joins the running baselines. See `CreditEstimator`."""
         values = torch.zeros_like(trajectory.log_probs)
@@ -146,6 +153,7 @@ class Agent:
         should_stop: ShouldStop | None = None,
         group_score: float | None = None,
         baseline: torch.Tensor | None = None,
+        image_gradient: torch.Tensor | None = None,
     ) -> UpdateStats:
         """Train on one group (and on remembered ones).
 
@@ -160,6 +168,7 @@ class Agent:
             baseline: what is subtracted from each image's reward [B]. The reward of its twin, drawn from the same seed by the mean
                 action, does not depend on the action and takes away what the initial noise and the prompt decided
                 (self-critical training, Rennie et al. 2017, arXiv 1612.00563; ReMax, 2310.10505).
+            image_gradient: derivative of the group's reward by its images [B, 3, h, w], for the pathwise share of the update.
 
         Raises:
             Stopped: the callback said so; the minibatch under way is discarded.
@@ -172,6 +181,8 @@ class Agent:
         stats.sample_diversity = sample_diversity(trajectory.final_latents)
         group = Batch.of(trajectory, credit)
         settings = self._settings(len(trajectory))
+        if image_gradient is not None and not credit.degenerate:
+            group.transitions.pull = self._pull(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
         if self.kl_base_coef.value and not self.policy.base_is_zero and bool(credit.advantages.any()):
             self._add_base_means(group, trajectory, settings, generator, should_stop)
         batch = Batch.join([group, *self.memory.recall(self.backbone.device)])
@@ -187,8 +198,21 @@ class Agent:
         c = self.config
         return Settings(
             clip_range=self.clip_range, target_kl=c.target_kl_nats, epochs=c.ppo_epochs, minibatches=c.minibatches, micro_batch=c.micro_batch or -(-images // c.minibatches),
-            max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value, entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value,
+            max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value, entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value, pathwise=c.pathwise_share,
         )  # fmt: skip
+
+    def _pull(self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None) -> torch.Tensor:
+        """Derivative of the advantage by each recorded action, in the order of `Batch.of` [m, ...].
+
+        The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median.
+        """
+        found = noise_gradient(self.backbone, self.policy, trajectory, image_gradient, micro_batch, should_stop)
+        broken = ~torch.isfinite(found).flatten(2).all(2)
+        norms = found.masked_fill(broken.reshape(*broken.shape, *[1] * (found.ndim - 2)), 0.0).flatten(2).norm(dim=2)
+        limit = PULL_LIMIT * norms.median(1, keepdim=True).values
+        factor = torch.where(broken, 0.0, (limit / norms.clamp_min(1e-30)).clamp_max(1.0)) / scale
+        pull = torch.nan_to_num(found) * factor.reshape(*factor.shape, *[1] * (found.ndim - 2)) * torch.exp(-trajectory.log_stds)
+        return pull.transpose(0, 1).flatten(0, 1)
 
     def _add_base_means(self, group: Batch, trajectory: Trajectory, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None) -> None:
         """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from backend.diffusion.kernel import Gaussian
+from backend.diffusion.trajectory import Transitions
 from backend.policies.base import Policy
 from backend.ppo.batch import Batch
 from backend.ppo.losses import clipped_surrogate, value_loss
@@ -33,6 +35,7 @@ class Settings:
     entropy_coef: float
     kl_base_coef: float
     base_share: float = 1.0  # share of the pairs whose base mean is known
+    pathwise: float = 0.0  # share of the pathwise gradient where there is one
 
 
 @dataclass
@@ -65,6 +68,8 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     """Summed loss of some pairs, and the exact KL per action element of the fresh ones to the policy that sampled them [m].
 
     Clipped surrogate, minus the entropy bonus of a learned spread, plus the penalty on KL to the base where base means are known.
+    Where the pairs carry pulls, surrogate and pathwise term are mixed. Both estimate the gradient of the same expected reward
+    without bias, and so does every mixture of them (as in PIPPS: Parmas et al. 2018, arXiv 1902.01240).
     """
     t = chunk.transitions
     log_prob, entropy, distribution = policy.evaluate(t)
@@ -72,9 +77,12 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     seen = log_ratio.detach()
     stale = ~chunk.fresh & ((seen.abs() > MEMORY_GUARD * settings.clip_range) | ~seen.isfinite())
     surrogate = clipped_surrogate(torch.where(stale, 0.0, log_ratio), torch.where(stale, 0.0, chunk.advantages), settings.clip_range)
+    share = 0.0 if t.pull is None else settings.pathwise
     tally.add(stale=stale.float())
     kl = distribution.kl_from(t.mean, t.log_std)
-    loss = surrogate.sum()
+    loss = (1 - share) * surrogate.sum()
+    if share:
+        loss = loss - share * torch.where(chunk.fresh, pathwise_gain(distribution, t), 0.0).sum()
     if policy.learns_std and settings.entropy_coef:
         loss = loss - settings.entropy_coef * entropy.sum()
     base, known = (torch.zeros_like(t.mean), torch.ones_like(chunk.fresh)) if policy.base_is_zero else (t.base_mean, t.base_known)
@@ -87,6 +95,13 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     ratio = seen.exp()
     tally.add(surrogate=surrogate, entropy=entropy, kl=kl, ratio=ratio, up=(ratio > 1 + settings.clip_range).float(), down=(ratio < 1 - settings.clip_range).float())
     return loss, kl.detach()[chunk.fresh]
+
+
+def pathwise_gain(distribution: Gaussian, transitions: Transitions) -> torch.Tensor:
+    """First-order gain in advantage per action element [m] where the same noise gives the present policy's action."""
+    t = transitions
+    noise = (t.action - t.mean) * torch.exp(-t.log_std)
+    return (t.pull * (distribution.sample(noise) - t.action)).flatten(1).mean(1)
 
 
 def critic_step(critic: nn.Module, optimiser: torch.optim.Optimizer, part: Batch, settings: Settings, tally: Tally) -> bool:

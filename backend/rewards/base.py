@@ -183,9 +183,13 @@ class SetMetric(Metric):
     exact = True
     note = ""
 
+    def set_value(self, x: Tensor) -> Tensor:
+        """R(X) of [N, D] float64 with its graph, in metrics whose catalogue entry says that they are differentiable."""
+        raise NotImplementedError(f"{type(self).__name__} must define set_score(x), or set_value(x) where it is differentiable")
+
     def set_score(self, x: Tensor) -> float:
         """R(X) of [N, D] float64."""
-        raise NotImplementedError(f"{type(self).__name__} must define set_score(x)")
+        return float(self.set_value(x))
 
     def set_credit(self, x: Tensor) -> Credit:
         """R(X) - R(X without i) for each i of [N, D] float64."""

@@ -127,6 +127,40 @@ class RewardFunction:
         """Total reward [B] that a group would get now; nothing is remembered. Arguments as for a call."""
         return self._evaluate(images, captions, prompt_index)[0].total
 
+    def image_gradient(self, images: Tensor, captions: list[str], prompt_index: Tensor) -> Tensor:
+        """What a small change of each pixel would do to the rewards that a group would get now; nothing is remembered.
+
+        A metric's part is the derivative of the group's score: since the others' score without an image does not depend on it,
+        that is the derivative of the image's own credit. Bonuses add theirs; that of the histogram's entropy is zero everywhere.
+
+        Args:
+            images, captions, prompt_index: as for a call. Metrics must be differentiable by their catalogue entries.
+
+        Returns:
+            [B, 3, h, w] in units of the total reward; zeros for an image that is not finite, or whose derivative is not.
+        """
+        leaf = images.detach().float().cpu().requires_grad_()
+        with torch.enable_grad():
+            batches, _ = self._batches(leaf, captions, torch.as_tensor(prompt_index, dtype=torch.long), preserve_gradients=True)
+            bonuses = self._bonuses(batches[self.parts[0].extractor])
+            total = sum(self.weights[key] * value.sum() / self.normalisers[key].scale(value.detach()) for key, value in bonuses.items())
+            for part, metric in zip(self.parts, self.metrics, strict=True):
+                total = total + self.weights["diversity"] * self._share(part) * self._set_term(part, metric, batches[part.extractor])
+            gradient = torch.autograd.grad(total, leaf)[0]
+        broken = ~torch.isfinite(gradient).flatten(1).all(1)
+        return gradient.masked_fill(broken[:, None, None, None], 0.0).to(images.device)
+
+    def _set_term(self, part: Part, metric: Metric, batch: RewardBatch) -> Tensor:
+        """The group's score in the units of the images' normalised credit; a constant where the group is too small to have one."""
+        if len(batch) < metric.minimum:
+            return torch.zeros((), dtype=torch.float64)
+        credit = metric.evaluate(batch).credit * len(batch) if self.normalisers[part.key].groups == 0 else torch.zeros(1)
+        return metric.set_value(batch.features) * len(batch) / self.normalisers[part.key].scale(credit)
+
+    def _share(self, part: Part) -> float:
+        """The part's weight in the ensemble; shares add to 1."""
+        return part.weight / sum(p.weight for p in self.parts)
+
     def _evaluate(self, images: Tensor, captions: list[str], prompt_index: Tensor) -> tuple[RewardResult, dict[str, RewardBatch], dict[str, Tensor]]:
         """A group's result, and what would be remembered of it."""
         index = torch.as_tensor(prompt_index, dtype=torch.long)
@@ -141,17 +175,17 @@ class RewardFunction:
         result.features[keep] = batches[self.parts[0].extractor].features.float()
         return result, batches, values
 
-    def _batches(self, images: Tensor, captions: list[str], index: Tensor) -> tuple[dict[str, RewardBatch], Tensor]:
+    def _batches(self, images: Tensor, captions: list[str], index: Tensor, preserve_gradients: bool = False) -> tuple[dict[str, RewardBatch], Tensor]:
         """One batch per extractor of the images that are finite [b <= B], and which those are [B] bool."""
         check_images(images)
         if not len(images) == len(captions) == len(index):
             raise InputError(f"{len(images)} images, {len(captions)} captions and {len(index)} prompt indices: one of each per image")
         if len(images) == 0:
             raise InputError("a group without images has no reward: raise prompts_per_group or images_per_prompt", field="prompts_per_group")
-        images = images.detach().float().cpu()
+        images = (images if preserve_gradients else images.detach()).float().cpu()
         keep = torch.isfinite(images).flatten(1).all(1)
         clean = torch.where(keep[:, None, None, None], images, 0.5)
-        raw = {name: space.raw(clean) for name, space in self.spaces.items()}
+        raw = {name: space.raw(clean, preserve_gradients) for name, space in self.spaces.items()}
         for features in raw.values():
             keep = keep & torch.isfinite(features).all(1)
         kept = [c for c, ok in zip(captions, keep.tolist(), strict=True) if ok]
@@ -188,8 +222,7 @@ class RewardFunction:
 
     def _assemble(self, results: list[MetricResult], credits: list[Tensor], values: dict[str, Tensor], normalised: dict[str, Tensor], keep: Tensor) -> RewardResult:
         """Weighted sums over the finite images, spread over the group."""
-        total_weight = sum(p.weight for p in self.parts)
-        shares = [p.weight / total_weight for p in self.parts]
+        shares = [self._share(p) for p in self.parts]
         diversity = sum(w * normalised[p.key] for w, p in zip(shares, self.parts, strict=True))
         raw = {"diversity": sum(w * c for w, c in zip(shares, credits, strict=True))}
         components = {"diversity": diversity}

@@ -22,9 +22,9 @@ def likelihood_matrix(kernel: Tensor) -> Tensor:
     return (1 - NUGGET) * kernel + NUGGET * torch.eye(len(kernel), dtype=kernel.dtype)
 
 
-def mean_log_det(matrix: Tensor) -> float:
+def mean_log_det(matrix: Tensor) -> Tensor:
     """log det L / N by Cholesky; between log 1e-3 (all alike) and 0 (nothing in common)."""
-    return float(2 * torch.linalg.cholesky(matrix).diagonal().log().sum() / len(matrix))
+    return 2 * torch.linalg.cholesky(matrix).diagonal().log().sum() / len(matrix)
 
 
 def dpp_credit(matrix: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class DPP(SetMetric):
     def _matrix(self, x: Tensor) -> Tensor:
         return likelihood_matrix(rbf(squared_distances(x, x), self.bandwidth))
 
-    def set_score(self, x: Tensor) -> float:
+    def set_value(self, x: Tensor) -> Tensor:
         """Mean log-determinant of [N, D]."""
         return mean_log_det(self._matrix(x))
 

@@ -15,7 +15,7 @@ from backend.rewards.kernels import kernel_matrix, median_distance
 
 def mmd_squared(x: Tensor, y: Tensor, kind: str = "rbf_mixture", bandwidth: float = 1.0) -> float:
     """Unbiased MMD^2 between [N, D] and [M, D], N, M >= 2; may be slightly negative where the two agree."""
-    return -mmd_score(kernel_matrix(x, x, kind, bandwidth), kernel_matrix(x, y, kind, bandwidth), reference_term(y, kind, bandwidth))
+    return -float(mmd_value(kernel_matrix(x, x, kind, bandwidth), kernel_matrix(x, y, kind, bandwidth), reference_term(y, kind, bandwidth)))
 
 
 def reference_term(y: Tensor, kind: str, bandwidth: float) -> float:
@@ -24,10 +24,10 @@ def reference_term(y: Tensor, kind: str, bandwidth: float) -> float:
     return float((kernel.sum() - kernel.diagonal().sum()) / (len(y) * (len(y) - 1)))
 
 
-def mmd_score(within: Tensor, across: Tensor, constant: float) -> float:
+def mmd_value(within: Tensor, across: Tensor, constant: float) -> Tensor:
     """R = 2 mean(a) - mean(b) - c = -MMD^2, from k(x, x) [N, N] and k(x, y) [N, M], N >= 2."""
     n = len(within)
-    return float(2 * across.mean() - (within.sum() - within.diagonal().sum()) / (n * (n - 1)) - constant)
+    return 2 * across.mean() - (within.sum() - within.diagonal().sum()) / (n * (n - 1)) - constant
 
 
 def mmd_credit(within: Tensor, across: Tensor) -> Credit:
@@ -68,9 +68,9 @@ class MMD(SetMetric):
     def _kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return kernel_matrix(x, x, self.kind, self.bandwidth), kernel_matrix(x, self.context.reference, self.kind, self.bandwidth)
 
-    def set_score(self, x: Tensor) -> float:
+    def set_value(self, x: Tensor) -> Tensor:
         """-MMD^2 of [N, D], N >= 2."""
-        return mmd_score(*self._kernels(x), self.constant)
+        return mmd_value(*self._kernels(x), self.constant)
 
     def set_credit(self, x: Tensor) -> Credit:
         """Exact difference reward; see `mmd_credit`. With `advantage = centred` the biased shortcut, to compare with."""

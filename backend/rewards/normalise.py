@@ -33,14 +33,15 @@ class RunningNormaliser:
         """Running standard deviation, not less than the floor."""
         return max((max(self.square - self.mean**2, 0.0)) ** 0.5, self.floor)
 
+    def scale(self, values: Tensor) -> float:
+        """What the values [B >= 1] of the present group are divided by."""
+        return self.std if self.groups else max(float(values.std(correction=0)), self.floor)
+
     def apply(self, values: Tensor) -> Tensor:
         """Normalised values [B]; nothing is remembered."""
         if len(values) == 0:
             return values
-        if self.groups == 0:
-            std = max(float(values.std(correction=0)), self.floor)
-            return (values - values.mean()) / std
-        return (values - self.mean) / self.std
+        return (values - (self.mean if self.groups else values.mean())) / self.scale(values)
 
     def update(self, values: Tensor) -> None:
         """Take a group [B] into the moments; a plain average over the first groups, an exponential one after."""

@@ -125,6 +125,6 @@ class Space:
         )
         return True
 
-    def raw(self, images: Tensor) -> Tensor:
+    def raw(self, images: Tensor, preserve_gradients: bool = False) -> Tensor:
         """[N, 3, h, w] -> [N, D] float32 on the CPU, not standardised."""
-        return self.extractor(images).cpu()
+        return self.extractor(images, preserve_gradients).cpu()

@@ -22,7 +22,7 @@ STEP = 0.5  # in log t; the trapezoid rule's error is exp(-2 pi^2 / STEP) = 1e-1
 LIMIT = 36.0  # exp(-36) = 2e-16: what lies beyond it is below double precision
 
 
-def vendi_score(kernel: Tensor, order: float = 2.0) -> float:
+def vendi_value(kernel: Tensor, order: float = 2.0) -> Tensor:
     """Effective number of different members, from 1 (all alike) to N (nothing in common).
 
     Args:
@@ -30,8 +30,13 @@ def vendi_score(kernel: Tensor, order: float = 2.0) -> float:
         order: q > 0.
     """
     if order == 2:
-        return float(len(kernel) ** 2 / (kernel**2).sum())
-    return float(_from_eigenvalues(torch.linalg.eigvalsh(kernel / len(kernel)), order))
+        return len(kernel) ** 2 / (kernel**2).sum()
+    return _from_eigenvalues(torch.linalg.eigvalsh(kernel / len(kernel)), order)
+
+
+def vendi_score(kernel: Tensor, order: float = 2.0) -> float:
+    """`vendi_value` as a number."""
+    return float(vendi_value(kernel, order))
 
 
 def _from_eigenvalues(values: Tensor, order: float) -> Tensor:
@@ -108,9 +113,9 @@ class Vendi(SetMetric):
     def _kernel(self, x: Tensor) -> Tensor:
         return rbf(squared_distances(x, x), self.bandwidth)
 
-    def set_score(self, x: Tensor) -> float:
+    def set_value(self, x: Tensor) -> Tensor:
         """Vendi score of [N, D], between 1 and N."""
-        return vendi_score(self._kernel(x), self.order)
+        return vendi_value(self._kernel(x), self.order)
 
     def set_credit(self, x: Tensor) -> Credit:
         """Exact difference reward."""

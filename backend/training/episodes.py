@@ -121,11 +121,13 @@ class EpisodeLoop:
             stop = self._stop_and_count("sampling twins", self.config.num_inference_steps)
             twins = self.levels.twin_credit(self.reward, number, index, seeds, stop) if self.agent.wants_twins else None
             self.recorder.phase("scoring")
-            result = self.reward(trajectory.images, prompts, torch.tensor(index))
+            where = (trajectory.images, prompts, torch.tensor(index))
+            slope = self.reward.image_gradient(*where) if self.agent.wants_image_gradient else None
+            result = self.reward(*where)
             stop = self._stop_and_count("updating", 0)
             generator = update_generator(self.config, number)
             stats = self.agent.update(
-                trajectory, result.total, torch.tensor(index), embeds, generator, should_stop=stop, group_score=result.score, baseline=twins
+                trajectory, result.total, torch.tensor(index), embeds, generator, should_stop=stop, group_score=result.score, baseline=twins, image_gradient=slope
             )  # fmt: skip
         except BaseException:
             self.agent.load_state_dict(before["agent"])

@@ -69,9 +69,11 @@ def measure_costs(config: TrainConfig, say: Callable[[str], None] = print) -> di
     after_rollout = _peak_gib(device)
     prompts = [session.train_prompts[i] for i in index]
     reward = session.make_reward(trajectory.images)
-    result = reward(trajectory.images, prompts, torch.tensor(index))
+    where = (trajectory.images, prompts, torch.tensor(index))
+    slope = reward.image_gradient(*where) if agent.wants_image_gradient else None
+    result = reward(*where)
     order = update_generator(config, 1)
-    update = _timed(lambda: agent.update(trajectory, result.total, torch.tensor(index), session.train_embeds[index], order, group_score=result.score), device, 4)
+    update = _timed(lambda: agent.update(trajectory, result.total, where[2], session.train_embeds[index], order, group_score=result.score, image_gradient=slope), device, 4)
     after_update = _peak_gib(device)
     found = {
         "machine": f"{torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"{count} cores of {platform.machine()}",

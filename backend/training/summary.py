@@ -15,6 +15,7 @@ def opening_lines(config: TrainConfig, trainable: int, clip_nats: float | None =
     return [
         f"Training {trainable:,} parameters in {config.mode} mode ({config.algorithm})",
         f"{config.algorithm} settings: clip_range={clip}, lr_actor={config.learning_rate:g}, lr_critic={config.learning_rate_critic:g}",
+        f"Gradient: {share:.0%} pathwise, {1 - share:.0%} sampled credit" if (share := config.pathwise_share) else "Gradient: sampled credit",
         f"Using {config.ensemble or config.metric} reward metric ({config.group_size} images a group: {config.prompts_per_group} prompts x {config.images_per_prompt})",
     ]
 

@@ -187,7 +187,7 @@ def test_the_twin_takes_away_what_the_initial_noise_decided(bench, mode):
 
 
 def test_twins_are_wanted_for_the_difference_reward_alone(bench):
-    assert bench().agent.wants_twins
+    assert bench(baseline="twin").agent.wants_twins
     assert not bench(baseline="prompt").agent.wants_twins and not bench(advantage="gae").agent.wants_twins
 
 

@@ -53,15 +53,15 @@ def test_dpp_log_determinant_and_credit(n):
     def score(rows: torch.Tensor) -> float:
         return np.linalg.slogdet(0.999 * kernel(rows).numpy() + 0.001 * np.eye(len(rows)))[1] / len(rows)
 
-    assert mean_log_det(likelihood_matrix(kernel(x))) == pytest.approx(score(x), abs=1e-10)
+    assert float(mean_log_det(likelihood_matrix(kernel(x)))) == pytest.approx(score(x), abs=1e-10)
     np.testing.assert_allclose(dpp_credit(likelihood_matrix(kernel(x))), brute_force(score, x), atol=1e-8)
 
 
 def test_dpp_bounds():
     alike = torch.ones(6, 6, dtype=torch.float64)
-    assert mean_log_det(likelihood_matrix(torch.eye(6, dtype=torch.float64))) == pytest.approx(0, abs=1e-12)
+    assert float(mean_log_det(likelihood_matrix(torch.eye(6, dtype=torch.float64)))) == pytest.approx(0, abs=1e-12)
     # One eigenvalue is 0.999 * 6 + 0.001, the five others 0.001.
-    assert mean_log_det(likelihood_matrix(alike)) == pytest.approx((math.log(5.995) + 5 * math.log(0.001)) / 6, abs=1e-9)
+    assert float(mean_log_det(likelihood_matrix(alike))) == pytest.approx((math.log(5.995) + 5 * math.log(0.001)) / 6, abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 40])

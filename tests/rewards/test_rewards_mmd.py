@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
 from backend.rewards.kernels import MIXTURE, kernel_matrix, kth_distances, median_distance, squared_distances
-from backend.rewards.mmd import centred_shortcut, mmd_credit, mmd_score, mmd_squared, reference_term
+from backend.rewards.mmd import centred_shortcut, mmd_credit, mmd_squared, mmd_value, reference_term
 
 
 def sets(n: int, m: int = 20, d: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +63,7 @@ def test_credit_equals_brute_force(kind, n):
     constant = reference_term(y, kind, 1.5)
 
     def score(rows: torch.Tensor) -> float:
-        return mmd_score(kernel_matrix(rows, rows, kind, 1.5), kernel_matrix(rows, y, kind, 1.5), constant)
+        return float(mmd_value(kernel_matrix(rows, rows, kind, 1.5), kernel_matrix(rows, y, kind, 1.5), constant))
 
     credit = mmd_credit(kernel_matrix(x, x, kind, 1.5), kernel_matrix(x, y, kind, 1.5)).total
     expected = [score(x) - score(torch.cat([x[:i], x[i + 1 :]])) for i in range(n)]

@@ -26,7 +26,7 @@ class FakePolicy:
 class FakeAgent:
     """Images are noise by seed plus a learned picture; the update pulls the picture toward well-paid noise."""
 
-    wants_twins = False
+    wants_twins = wants_image_gradient = False
 
     def __init__(self, config: TrainConfig, step_seconds: float = 0.0, nan_from: tuple[int, ...] = ()) -> None:
         self.config, self.policy, self.step_seconds, self.nan_from = config, FakePolicy(), step_seconds, nan_from
@@ -44,7 +44,7 @@ class FakeAgent:
         self.rolled.append((episode, tuple(seeds), base))
         return SimpleNamespace(images=images, log_probs=-0.5 * noise.flatten(1).pow(2).mean(1).expand(2, -1), noise=noise, episode=episode)
 
-    def update(self, trajectory, total_reward, prompt_index, prompt_embeds, generator, should_stop=None, group_score=None, baseline=None):
+    def update(self, trajectory, total_reward, prompt_index, prompt_embeds, generator, should_stop=None, group_score=None, baseline=None, image_gradient=None):
         order = torch.randperm(len(total_reward), generator=generator)
         finite = trajectory.episode not in self.nan_from
         for part in order.chunk(2):

@@ -1,0 +1,99 @@
+"""The pathwise gradient: how the noise behind each recorded action moved the images, by the chain rule through the rollout.
+
+Mohamed et al. 2020, Monte Carlo Gradient Estimation in Machine Learning (arXiv 1906.10652, section 5); through a sampler of
+images as in DRaFT (Clark et al. 2023, arXiv 2309.17400). The chain is walked backward one step at a time from recorded latents,
+so that never more than one step's activations of one micro-batch are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from backend.diffusion.backbone import Backbone
+from backend.diffusion.guidance import guided_prediction, is_guided
+from backend.diffusion.noise import NoiseSource
+from backend.diffusion.sampler import ShouldStop, StepState, check_stop
+from backend.diffusion.trajectory import Trajectory
+
+DECODED = 4  # images decoded at once: a full-size decoder's activations are the largest of all
+
+
+class TracedNoise(NoiseSource):
+    """Noise whose last handed-out numbers can be differentiated by."""
+
+    leaf: torch.Tensor
+
+    def step(self, i: int, shape: Iterable[int]) -> torch.Tensor:
+        """As `NoiseSource.step`; kept as `leaf`."""
+        self.leaf = super().step(i, shape).requires_grad_()
+        return self.leaf
+
+
+@contextmanager
+def frozen(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Within it nothing is differentiated by these parameters."""
+    trained = [p for p in parameters if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+
+
+def noise_gradient(backbone: Backbone, policy: Any, trajectory: Trajectory, image_gradient: torch.Tensor, micro_batch: int, should_stop: ShouldStop | None = None) -> torch.Tensor:
+    """Derivative of a function of the images by the standard normal numbers behind each action of the window.
+
+    Args:
+        backbone: the frozen model.
+        policy: the one that drew the trajectory, unchanged since; it takes its actions step by step on the stock schedule.
+        trajectory: what `rollout` recorded.
+        image_gradient: the function's derivative by the images [B, 3, h, w].
+        micro_batch: images at once.
+        should_stop: asked before each step of each micro-batch.
+
+    Returns:
+        [K, B, ...] in the shape of the actions.
+
+    Raises:
+        Stopped: the callback said so.
+    """
+    parts = torch.arange(len(trajectory)).split(micro_batch)
+    with frozen(policy.trainable().values()), torch.enable_grad():
+        rows = [_walk_back(backbone, policy, trajectory.slice(index), image_gradient[index].to(backbone.device), should_stop) for index in parts]
+    return torch.cat(rows, dim=1)
+
+
+def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient: torch.Tensor, should_stop: ShouldStop | None) -> torch.Tensor:
+    """`noise_gradient` of one micro-batch: vector-Jacobian products from the images to the window's first step."""
+    noise, steps = TracedNoise(part.seeds, backbone.device), len(part.path) - 1
+    schedule, (first, count) = backbone.schedule(steps).expand(len(part)), part.window
+    guided, adjoint, found = is_guided(part.guidance), _through_decoder(backbone, part.final_latents, image_gradient), []
+    for i in reversed(range(first, steps)):
+        check_stop(should_stop)
+        latents = part.path[i].clone().requires_grad_(i > first)
+        timestep, alpha, alpha_prev = schedule.timesteps[i], schedule.alphas[i], schedule.alphas_prev[i]
+        with torch.set_grad_enabled(i > first):  # the first step's latents are given
+            prediction = guided_prediction(backbone, latents, timestep, part.embeds, part.guidance, guided=guided)
+        trained = i < first + count
+        outcome = policy.step(StepState(i, latents, prediction, timestep, alpha, alpha_prev, part.embeds, trained, False), noise)
+        wanted = ([latents] if i > first else []) + ([noise.leaf] if trained else [])
+        gradients = torch.autograd.grad(outcome.latents, wanted, adjoint)
+        if trained:
+            found.append(gradients[-1])
+        adjoint = gradients[0]
+    return torch.stack(found[::-1])
+
+
+def _through_decoder(backbone: Backbone, latents: torch.Tensor, image_gradient: torch.Tensor) -> torch.Tensor:
+    """Derivative by the final latents [b, C, H, W]."""
+    rows = []
+    for chunk, gradient in zip(latents.split(DECODED), image_gradient.split(DECODED), strict=True):
+        leaf = chunk.clone().requires_grad_()
+        rows.append(torch.autograd.grad(backbone.decode(leaf, preserve_gradients=True), leaf, gradient)[0])
+    return torch.cat(rows)

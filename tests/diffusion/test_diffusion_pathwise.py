@@ -1,0 +1,76 @@
+"""The derivative of the images by the noise behind the actions, against finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backend.diffusion.noise import NoiseSource
+from backend.diffusion.pathwise import noise_gradient
+from backend.diffusion.sampler import Stopped
+from tests.learner_bench import bench
+
+__all__ = ["bench"]
+MODES = ["LORA_UNET", "DIVERSITY_POLICY"]
+SETTINGS = {"window_start": 1, "window_size": 2, "guidance_scale": 3.0}
+
+
+@pytest.fixture
+def shifted(monkeypatch):
+    """`shifted(step, change)`: from now on that step's noise is moved by `change` [B, ...]."""
+    drawn = NoiseSource.step
+
+    def move(step: int, change: torch.Tensor) -> None:
+        monkeypatch.setattr(NoiseSource, "step", lambda self, i, shape: drawn(self, i, shape) + (change if i == step else 0))
+
+    return move
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("step", [1, 2])
+def test_it_is_the_slope_of_the_images(bench, shifted, mode, step):
+    b = bench(mode=mode, **SETTINGS)
+    trajectory = b.rollout()
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(trajectory.images.shape, generator=generator)
+    inside = (trajectory.images > 0.02) & (trajectory.images < 0.98)  # a clipped pixel has no slope
+    weight = weight * inside
+    found = noise_gradient(b.agent.backbone, b.agent.policy, trajectory, weight, 4)
+    assert found.shape == trajectory.actions.shape
+    change = torch.randn(trajectory.actions.shape[1:], generator=generator)
+    size = 1e-2
+    values = []
+    for sign in (1, -1):
+        shifted(step, sign * size * change)
+        values.append((weight * b.rollout().images).sum((1, 2, 3)).double())
+    slope = (values[0] - values[1]) / (2 * size)
+    expected = (found[step - 1] * change).flatten(1).sum(1).double()
+    assert torch.allclose(slope, expected, rtol=0.03, atol=0.01 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_micro_batches_do_not_change_it_and_the_policy_stays_trainable(bench, mode):
+    b = bench(mode=mode, **SETTINGS)
+    trajectory = b.rollout()
+    weight = torch.ones_like(trajectory.images)
+    whole = noise_gradient(b.agent.backbone, b.agent.policy, trajectory, weight, 6)
+    parts = noise_gradient(b.agent.backbone, b.agent.policy, trajectory, weight, 1)
+    assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+    assert all(p.requires_grad and p.grad is None for p in b.agent.policy.trainable().values())
+
+
+def test_one_image_does_not_pull_another(bench):
+    b = bench(**SETTINGS)
+    trajectory = b.rollout()
+    weight = torch.zeros_like(trajectory.images)
+    weight[2] = 1.0
+    norms = noise_gradient(b.agent.backbone, b.agent.policy, trajectory, weight, 6).flatten(2).norm(dim=2)
+    assert (norms[:, 2] > 0).all() and (norms[:, [0, 1, 3, 4, 5]] == 0).all()
+
+
+def test_a_stop_leaves_the_policy_trainable(bench):
+    b = bench(**SETTINGS)
+    trajectory = b.rollout()
+    with pytest.raises(Stopped):
+        noise_gradient(b.agent.backbone, b.agent.policy, trajectory, torch.ones_like(trajectory.images), 6, should_stop=lambda: True)
+    assert all(p.requires_grad for p in b.agent.policy.trainable().values())

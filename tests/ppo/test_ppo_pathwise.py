@@ -1,0 +1,96 @@
+"""The pathwise share of an update on the miniature pipeline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backend.policies.base import build_policy
+from backend.ppo.batch import Batch
+from backend.ppo.objective import Tally, pair_loss
+
+MODES = ["LORA_UNET", "DIVERSITY_POLICY"]
+CREDIT = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, -1.0])
+
+
+def loss_gradient(b, share: float) -> torch.Tensor:
+    b.agent.set_knob("pathwise", share)
+    trajectory = b.rollout()
+    credit = b.agent.advantages(trajectory, CREDIT, b.index)
+    batch = Batch.of(trajectory, credit)
+    batch.transitions.pull = b.agent._pull(trajectory, torch.ones_like(trajectory.images), 1.0, 3, None)
+    parameters = b.agent.policy.trainable()
+    loss, _ = pair_loss(b.agent.policy, batch, b.agent._settings(6), Tally())
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(gradients, parameters.values(), strict=True)])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_update_mixes_both_estimates_by_their_shares(bench, mode):
+    sampled, mixed, pathwise = (loss_gradient(bench(mode=mode, kl_base_coef=0.0, entropy_coef=0.0), share) for share in (0.0, 0.25, 1.0))
+    assert torch.allclose(mixed, 0.75 * sampled + 0.25 * pathwise, rtol=1e-3, atol=1e-5 * float(pathwise.abs().max()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_both_estimate_the_same_gradient(bench, mode):
+    """The mean brightness as reward: over many draws the sampled gradient points where the pathwise one does."""
+    b = bench(mode=mode, kl_base_coef=0.0, entropy_coef=0.0, baseline="twin", prompts_per_group=3)
+    parameters = list(b.agent.policy.trainable().values())
+    sampled, pathwise = 0.0, 0.0
+    for episode in range(1, 13):
+        trajectory = b.rollout(episode)
+        gain = trajectory.images.mean((1, 2, 3)) - b.rollout(episode, deterministic=True).images.mean((1, 2, 3))
+        pull = b.agent._pull(trajectory, torch.full_like(trajectory.images, 1 / trajectory.images[0].numel()), 1.0, 6, None)
+        t = trajectory.transitions(torch.arange(6))
+        distribution = b.agent.policy.distribution(t)
+        noise = (t.action - t.mean) * torch.exp(-t.log_std)
+        terms = ((gain[t.image] * distribution.log_prob(t.action)).sum(), (pull * distribution.sample(noise)).flatten(1).mean(1).sum())
+        for index, term in enumerate(terms):
+            grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters, strict=True)])
+            sampled, pathwise = (sampled + flat, pathwise) if index == 0 else (sampled, pathwise + flat)
+    # Sampled credit is noisy: its part along the pathwise direction is what must agree.
+    along = float(sampled @ pathwise / (pathwise @ pathwise))
+    assert 0.4 < along < 1.6
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("algorithm", ["PPO", "TRPO"])
+def test_it_climbs_where_the_sampled_credit_says_nothing(bench, mode, algorithm):
+    b = bench(mode=mode, pathwise=1.0, learning_rate=3e-3, kl_base_coef=0.0, entropy_coef=0.0, algorithm=algorithm)
+    start = b.rollout(999, deterministic=True).images.mean()
+    for number in range(1, 7):
+        trajectory = b.rollout(number)
+        slope = torch.full_like(trajectory.images, 1.0)
+        stats = b.agent.update(trajectory, CREDIT, b.index, None, torch.Generator().manual_seed(number), image_gradient=slope)
+        assert stats.skipped_nonfinite == 0
+    assert b.rollout(999, deterministic=True).images.mean() > start + 1e-4
+
+
+def test_an_image_without_a_finite_derivative_pulls_nothing_and_none_pulls_without_bound(bench):
+    b = bench()
+    trajectory = b.rollout()
+    slope = torch.ones_like(trajectory.images)
+    slope[1] = float("nan")
+    slope[2] = 1e6
+    pull = b.agent._pull(trajectory, slope, 1.0, 6, None).unflatten(0, (6, -1))
+    norms = (pull * torch.exp(trajectory.log_stds.transpose(0, 1))).flatten(2).norm(dim=2)
+    assert (norms[1] == 0).all() and torch.isfinite(norms).all()
+    assert (norms[2] < 20 * norms[[0, 3, 4, 5]].amax(0)).all()
+
+
+def test_who_gets_a_pathwise_share(bench):
+    assert bench().config.pathwise_share == 0.95 and not bench().config.draws_twins and bench().agent.wants_image_gradient
+    for refused in ({"metric": "COVERAGE"}, {"mode": "SCHEDULER_POLICY"}, {"advantage": "gae"}, {"reward_mode": "batch"}, {"ensemble": "MMD=1, MI=1"}, {"pathwise": 0.0}):
+        config = bench(**refused).config
+        assert config.pathwise_share == 0 and config.draws_twins == (config.advantage == "difference")
+    assert bench(ensemble="MMD=1, VENDI@efficientnet_lite0=0.5").config.pathwise_share == 0.95
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_replayed_groups_pull_no_more(bench, mode):
+    b = bench(mode=mode, replay_groups=1)
+    for number in range(1, 4):
+        trajectory = b.rollout(number)
+        stats = b.agent.update(trajectory, CREDIT, b.index, None, torch.Generator().manual_seed(number), image_gradient=torch.ones_like(trajectory.images))
+    assert stats.skipped_nonfinite == 0 and build_policy(b.config, b.agent.backbone) is not None
