@@ -24,6 +24,8 @@ EARLIER_DEFAULTS: dict[int, dict[str, Any]] = {
     2: {"baseline": "twin", "pathwise": 0.0},
 }
 
+GONE = {"noise_frequencies": 0}  # settings that are no more, and the value at which they did nothing
+
 
 def field_meta(name: str) -> dict[str, Any]:
     """Label, help, group, flags, bounds and default of one field, for widgets and `--help`.
@@ -112,6 +114,7 @@ def upgrade(values: Mapping[str, Any], *, trusted: bool = True) -> dict[str, Any
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise InputError(f"schema_version {version!r} is newer than {SCHEMA_VERSION}: update CraterLab")
     current = EARLIER_DEFAULTS.get(version, {}) | {RENAMED.get(k, k): v for k, v in values.items() if k not in {"schema_version", "record"}}
+    current = {k: v for k, v in current.items() if k not in GONE or v != GONE[k]}
     if not trusted:
         if {"plugin", "plugins"} & set(current):
             raise InputError("an uploaded config may not name a plug-in: start with --plugin instead")

@@ -13,7 +13,6 @@ from torch import nn
 
 from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
-from backend.diffusion.frequencies import LowFrequencies
 from backend.diffusion.guidance import guided_prediction
 from backend.diffusion.kernel import Gaussian, stochastic_step
 from backend.diffusion.noise import NoiseSource, mix
@@ -29,11 +28,7 @@ INIT_STREAM = 1 << 20
 
 
 class LoRAPolicy(Policy):
-    """Adapters on the UNet; pi(x_{t-1} | x_t, t, prompt) is DDIM's Gaussian in the window, all other steps are deterministic.
-
-    With `noise_frequencies` only the lowest frequencies of x_{t-1} are drawn, with DDIM's sigma_t, and they are the action; the
-    others follow the deterministic step. DDIM's marginals hold for any sigma per dimension of an orthonormal basis.
-    """
+    """Adapters on the UNet; pi(x_{t-1} | x_t, t, prompt) is DDIM's Gaussian in the window, all other steps are deterministic."""
 
     default_clip_nats = 1.6  # DDPO's 1e-4 per element at 4*64*64 elements
     base_is_zero = False
@@ -47,7 +42,6 @@ class LoRAPolicy(Policy):
             unet.delete_adapters(ADAPTER)
         unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=TARGETS[config.lora_targets], init_lora_weights=True), adapter_name=ADAPTER)
         unet.eval()
-        self.low = LowFrequencies(*backbone.latent_shape[1:], config.noise_frequencies) if config.noise_frequencies else None
         self._start()
 
     def _start(self) -> None:
@@ -61,8 +55,8 @@ class LoRAPolicy(Policy):
 
     @property
     def action_dimension(self) -> int:
-        """C H W: the action is the next latent; or the number of its coefficients that are drawn."""
-        return self.backbone.latent_shape[0] * self.low.cells if self.low else math.prod(self.backbone.latent_shape)
+        """C H W: the action is the next latent."""
+        return math.prod(self.backbone.latent_shape)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The adapters' matrices by their name in the UNet."""
@@ -70,8 +64,7 @@ class LoRAPolicy(Policy):
 
     def _gaussian(self, state: StepState | Transitions, latents: torch.Tensor, prediction: torch.Tensor) -> Gaussian:
         backbone = self.backbone
-        gaussian = stochastic_step(latents, prediction, state.alpha, state.alpha_prev, self.config.eta, backbone.prediction_type, backbone.clip_range)
-        return Gaussian(self.low.project(gaussian.mean), gaussian.log_std) if self.low else gaussian
+        return stochastic_step(latents, prediction, state.alpha, state.alpha_prev, self.config.eta, backbone.prediction_type, backbone.clip_range)
 
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
         """A draw from the step's Gaussian in the window, deterministic DDIM elsewhere and in evaluation."""
@@ -79,14 +72,7 @@ class LoRAPolicy(Policy):
             return super().step(state, noise)
         gaussian = self._gaussian(state, state.latents, state.prediction)
         value = gaussian.sample(noise.step(state.index, gaussian.mean.shape[1:]))
-        return StepOutcome(self._following(state, noise, value), Action(state.latents, value, gaussian))
-
-    def _following(self, state: StepState, noise: NoiseSource, action: torch.Tensor) -> torch.Tensor:
-        """x_{t-1} [B, C, H, W] of an action: the action itself, or the deterministic step with its lowest frequencies replaced."""
-        if self.low is None:
-            return action
-        plain = super().step(state, noise).latents
-        return plain + self.low.lift(action - self.low.project(plain))
+        return StepOutcome(value, Action(state.latents, value, gaussian))
 
     def distribution(self, transitions: Transitions) -> Gaussian:
         """The same Gaussian under the present adapters, with gradients through both guidance branches."""

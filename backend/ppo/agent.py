@@ -198,7 +198,8 @@ class Agent:
         c = self.config
         return Settings(
             clip_range=self.clip_range, target_kl=c.target_kl_nats, epochs=c.ppo_epochs, minibatches=c.minibatches, micro_batch=c.micro_batch or -(-images // c.minibatches),
-            max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value, entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value, pathwise=c.pathwise_share,
+            max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value, entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value,
+            pathwise=c.pathwise_share,
         )  # fmt: skip
 
     def _pull(self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None) -> torch.Tensor:

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from backend.diffusion.backbone import load_backbone
-from backend.diffusion.frequencies import LowFrequencies
-from backend.diffusion.kernel import Gaussian
 from backend.diffusion.trajectory import Transitions
 from backend.errors import InputError
 
@@ -213,28 +211,3 @@ def test_an_action_states_what_it_needs_to_be_scored_again(bench):
     assert chunk.action.shape == (6, 6)
     normal = torch.distributions.Normal(chunk.mean, chunk.log_std.exp())
     assert torch.allclose(chunk.log_prob, normal.log_prob(chunk.action).mean(1), atol=1e-6)
-
-
-def test_low_frequency_noise_is_scored_as_drawn_and_leaves_the_rest_to_the_deterministic_step(bench):
-    b = bench(mode="LORA_UNET", noise_frequencies=2)
-    stir(b.agent.policy)
-    noisy = b.rollout()
-    channels = noisy.final_latents.shape[1]
-    assert noisy.actions.shape[2:] == (channels, 2, 2) and b.agent.policy.action_dimension == 4 * channels
-    for chunk in noisy.transitions(torch.arange(6)).split(5):
-        log_prob, _, _ = b.agent.policy.evaluate(chunk)
-        assert ((log_prob - chunk.log_prob).exp() - 1).abs().max() < 1e-6
-    low, still = b.agent.policy.low, bench(mode="LORA_UNET", noise_frequencies=2, eta=0.01)
-    stir(still.agent.policy)
-    assert torch.allclose(low.project(noisy.latents[1]), noisy.actions[0], atol=1e-5)
-    change = noisy.latents[1] - still.rollout().latents[1]
-    assert torch.allclose(change, low.lift(low.project(change)), atol=1e-4) and change.abs().max() > 0.1
-
-
-def test_all_frequencies_score_like_all_elements():
-    """An orthonormal change of basis leaves densities as they are."""
-    low = LowFrequencies(8, 6, 99)
-    x, mean = torch.randn(2, 5, 3, 8, 6, generator=torch.Generator().manual_seed(0)).unbind()
-    log_std = torch.full((5, 1, 1, 1), -0.7)
-    assert low.cells == 48 and torch.allclose(low.lift(low.project(x)), x, atol=1e-5)
-    assert torch.allclose(Gaussian(low.project(mean), log_std).log_prob(low.project(x)), Gaussian(mean, log_std).log_prob(x), atol=1e-5)

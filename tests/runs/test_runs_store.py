@@ -162,5 +162,10 @@ def test_a_run_of_an_earlier_schema_keeps_the_defaults_of_its_time(tmp_path):
     values = read_config_file(config)
     assert values["baseline"] == "prompt" and make_config(values).perturbation_scale == 0.1
     config.write_text(json.dumps({"mode": "DIVERSITY_POLICY"}), encoding="utf-8")  # a person's file takes today's
-    assert make_config(read_config_file(config)).baseline == "twin"
-    assert TrainConfig().schema_version > 1
+    assert make_config(read_config_file(config)).baseline == "auto"
+    config.write_text(json.dumps({"schema_version": 2, "noise_frequencies": 0}), encoding="utf-8")  # a setting that is no more
+    assert make_config(read_config_file(config)).pathwise == 0 and make_config(read_config_file(config)).draws_twins
+    config.write_text(json.dumps({"schema_version": 2, "noise_frequencies": 4}), encoding="utf-8")  # it did something
+    with pytest.raises(InputError, match="noise_frequencies"):
+        make_config(read_config_file(config))
+    assert TrainConfig().schema_version > 2
