@@ -13,7 +13,7 @@ from backend.diffusion.backbone import Backbone, load_backbone
 from backend.policies.base import build_policy
 from backend.ppo.agent import Agent
 
-SMALL = {"prompts_per_group": 3, "images_per_prompt": 2, "num_inference_steps": 6, "window_size": 2, "lora_rank": 4, "learning_rate": 1e-3}
+SMALL = {"prompts_per_group": 3, "images_per_prompt": 2, "num_inference_steps": 6, "window_start": 0, "window_size": 2, "lora_rank": 4, "learning_rate": 1e-3}
 
 
 class Bench:

@@ -17,7 +17,7 @@ from backend.errors import InputError
 
 app = typer.Typer()
 GIB = 2**30
-SMALL = {"prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_size": 2}
+SMALL = {"prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_start": 0, "window_size": 2}
 
 
 @app.command("doctor")

@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     num_inference_steps: int = setting(10, "Sampling", "Denoising steps", "T: denoising steps of one image.", ge=3, le=1000)
     guidance_scale: float = setting(7.5, "Sampling", "Guidance", "Classifier-free guidance; 1 switches it off. Higher is more obedient and less diverse.", live=True, ge=1, le=20)
     eta: float = setting(1.0, "Sampling", "Eta", "Share of DDIM's full noise in the trained window; 0 would leave nothing to learn from.", gt=0, le=1)
-    window_start: int = setting(0, "Sampling", "Window start", "First trained denoising step, counted from the noisiest.", ge=0, le=999)
+    window_start: int = setting(3, "Sampling", "Window start", "First trained denoising step, counted from the noisiest.", ge=0, le=999)
     window_size: int = setting(4, "Sampling", "Window size", "K: length of the contiguous run of stochastic, trained steps.", ge=1, le=1000)
     window_mode: Literal["fixed", "sliding", "random"] = setting(
         "fixed", "Sampling", "Window position", "Fixed, sliding one step an episode, or random each episode; never the last two steps."

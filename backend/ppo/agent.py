@@ -182,7 +182,7 @@ class Agent:
         group = Batch.of(trajectory, credit)
         settings = self._settings(len(trajectory))
         if image_gradient is not None and not credit.degenerate:
-            group.transitions.pull = self._pull(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
+            group.transitions.pull = self.pulls(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
         if self.kl_base_coef.value and not self.policy.base_is_zero and bool(credit.advantages.any()):
             self._add_base_means(group, trajectory, settings, generator, should_stop)
         batch = Batch.join([group, *self.memory.recall(self.backbone.device)])
@@ -202,7 +202,7 @@ class Agent:
             pathwise=c.pathwise_share,
         )  # fmt: skip
 
-    def _pull(self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None) -> torch.Tensor:
+    def pulls(self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None = None) -> torch.Tensor:
         """Derivative of the advantage by each recorded action, in the order of `Batch.of` [m, ...].
 
         The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median.

@@ -1,10 +1,11 @@
-"""What a baseline leaves of the credit's variance, and how much signal an update has, for each policy at its start.
+"""What a baseline leaves of the credit's variance, and how much signal sampled and pathwise gradients have, for each policy at its start.
 
     python -m tests.benchmarks.bench_credit
 
 Groups as in training are drawn twice from the same seeds, once with the policy's noise and once with its mean action (the
 twins). Compared are the running mean of each prompt, which sees earlier groups only, and the twin's credit. The signal is the
-mean cosine between the policy gradients of two groups: 0 is noise, and 1 / signal is the number of groups whose mean gradient
+mean cosine between the policy gradients of two groups, from sampled credit with either baseline and by the pathwise estimate:
+0 is noise, and 1 / signal is the number of groups whose mean gradient
 has as much signal as noise.
 """
 
@@ -22,6 +23,7 @@ from backend.diffusion.trajectory import Trajectory
 from backend.evaluation.generate import weights_digest
 from backend.policies.base import Policy
 from backend.ppo.advantages import BASELINE_DECAY, RunningMean
+from backend.ppo.objective import pathwise_gain
 from backend.training.seeds import choose_group
 from backend.training.session import build_session
 from tests.benchmarks.common import arm_results, machine, machine_line, overridden, parse, run_arms
@@ -31,17 +33,21 @@ GROUPS = 24
 MICRO_BATCH = 8
 
 
-def gradient(policy: Policy, trajectory: Trajectory, credit: torch.Tensor) -> torch.Tensor:
-    """Policy gradient of one group [P]: mean over images and steps of credit [B] times the gradient of log pi."""
+def gradients(policy: Policy, trajectory: Trajectory, credits: list[torch.Tensor], pull: torch.Tensor | None) -> list[torch.Tensor]:
+    """Policy gradients of one group [P] each: mean over images and steps of credit [B] times the gradient of log pi, for each credit; then the pathwise one."""
     parameters = list(policy.trainable().values())
-    total = torch.zeros(sum(p.numel() for p in parameters))
+    totals = [torch.zeros(sum(p.numel() for p in parameters)) for _ in range(len(credits) + (pull is not None))]
     for images in torch.arange(len(trajectory)).split(MICRO_BATCH):
         transitions = trajectory.transitions(images)
-        log_prob, _, _ = policy.evaluate(transitions)
-        loss = (log_prob * credit[transitions.image].to(log_prob)).sum() / len(trajectory)
-        parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-        total += torch.cat([torch.zeros(p.numel()) if g is None else g.flatten().float().cpu() for p, g in zip(parameters, parts, strict=True)])
-    return total
+        log_prob, _, distribution = policy.evaluate(transitions)
+        losses = [(log_prob * credit[transitions.image].to(log_prob)).sum() for credit in credits]
+        if pull is not None:
+            transitions.pull = pull.unflatten(0, (len(trajectory), -1))[images].flatten(0, 1)
+            losses.append(pathwise_gain(distribution, transitions).sum())
+        for total, loss in zip(totals, losses, strict=True):
+            parts = torch.autograd.grad(loss / len(trajectory), parameters, retain_graph=True, allow_unused=True)
+            total += torch.cat([torch.zeros(p.numel()) if g is None else g.flatten().float().cpu() for p, g in zip(parameters, parts, strict=True)])
+    return totals
 
 
 def signal(gradients: list[torch.Tensor]) -> tuple[float, float]:
@@ -60,26 +66,34 @@ def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
     index, seeds = choose_group(config, len(prompts), 0)
     reward = session.make_reward(agent.rollout(embeds[index], seeds, base=True).images)
     running: dict[int, RunningMean] = {}
-    own, left, gradients = [], {"prompt": [], "twin": []}, {"prompt": [], "twin": []}
+    own, left = [], {"prompt": [], "twin": []}
+    found = {"prompt": [], "twin": []} | ({"pathwise": []} if config.pathwise_share else {})
     twins_credit = []
     for number in range(1, GROUPS + 2):
         index, seeds = choose_group(config, len(prompts), number)
         words, rows = [prompts[i] for i in index], torch.tensor(index)
         twin = reward.credit(agent.rollout(embeds[index], seeds, number, deterministic=True).images, words, rows)
         trajectory = agent.rollout(embeds[index], seeds, number)
+        pull = None
+        if number > 1 and config.pathwise_share:
+            pull = agent.pulls(trajectory, reward.image_gradient(trajectory.images, words, rows), 1.0, MICRO_BATCH)
         credit = reward(trajectory.images, words, rows).total
         if number > 1:
             usual = torch.tensor([running.get(i, RunningMean()).mean for i in index])
             own, twins_credit = [*own, credit], [*twins_credit, twin]
-            for name, baseline in (("prompt", usual), ("twin", twin)):
-                left[name].append(credit - baseline)
-                gradients[name].append(gradient(agent.policy, trajectory, credit - baseline))
+            left["prompt"].append(credit - usual)
+            left["twin"].append(credit - twin)
+            for name, row in zip(found, gradients(agent.policy, trajectory, [credit - usual, credit - twin], pull), strict=True):
+                found[name].append(row)
         for i in sorted(set(index)):
             running.setdefault(i, RunningMean()).add(float(credit[rows == i].mean()), BASELINE_DECAY)
     total = torch.cat(own).square().mean()
     facts = {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(agent.backbone), "machine": machine(chosen.device)}
     facts["correlation"] = float(np.corrcoef(torch.cat(own), torch.cat(twins_credit))[0, 1])
-    return facts | {name: {"left": float(torch.cat(left[name]).square().mean() / total), "signal": signal(gradients[name])} for name in left}
+    facts |= {name: {"left": float(torch.cat(left[name]).square().mean() / total)} for name in left}
+    for name, rows in found.items():
+        facts.setdefault(name, {})["signal"] = signal(rows)
+    return facts
 
 
 def table(chosen: Namespace) -> str:
@@ -94,12 +108,12 @@ def table(chosen: Namespace) -> str:
     ]
     lines += ["Signal: mean cosine between the policy gradients of two groups, in thousandths, ± one standard error; 0 is noise.", ""]
     lines += [
-        "| Policy | Images | Correlation with the twin | Left by the prompt's mean | Left by the twin | Signal, prompt's mean | Signal, twin |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| Policy | Images | Correlation with the twin | Left by the prompt's mean | Left by the twin | Signal, prompt's mean | Signal, twin | Signal, pathwise |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for found in results.values():
         left = [f"{found[name]['left']:.1%}" for name in ("prompt", "twin")]
-        signals = [f"{1000 * mean:+.1f} ± {1000 * error:.1f}" for mean, error in (found[name]["signal"] for name in ("prompt", "twin"))]
+        signals = ["{:+.1f} ± {:.1f}".format(*(1000 * x for x in found[name]["signal"])) if name in found else "–" for name in ("prompt", "twin", "pathwise")]
         lines.append(f"| {found['mode']} | {found['images']} | {found['correlation']:.3f} | {' | '.join(left)} | {' | '.join(signals)} |")
     return "\n".join(lines) + "\n"
 

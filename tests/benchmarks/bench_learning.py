@@ -41,13 +41,15 @@ TRIVIAL = (1.0, 1.5, 2.0, 3.0, 4.5, 6.0)
 ABLATIONS = MappingProxyType(
     {
         "default": {},
-        "prompt-baseline": {"baseline": "prompt"},
+        "pathwise-alone": {"pathwise": 1.0},
+        "sampled-credit": {"pathwise": 0.0},
+        "prompt-baseline": {"pathwise": 0.0, "baseline": "prompt"},
         "broadcast": {"advantage": "broadcast"},
         "centred": {"advantage": "centred"},
         "gae": {"advantage": "gae"},
         "batch-reward": {"reward_mode": "batch"},
-        "window-late": {"window_start": 4},
-        "window-all": {"window_size": 8},
+        "window-early": {"window_start": 0},
+        "window-all": {"window_start": 0, "window_size": 8},
         "no-kl": {"kl_base_coef": 0.0},
         "vendi": {"metric": "VENDI"},
         "ensemble": {"ensemble": "MMD=1, COVERAGE=0.5, ADHERENCE=0.5"},

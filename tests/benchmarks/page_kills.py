@@ -15,7 +15,17 @@ from tests.benchmarks.page_server import Viewer, served
 from tests.tiny_pipeline import make_tiny_pipeline
 from tests.training.fingerprint import fingerprint
 
-SETTINGS = {"prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "save_every": 3, "sample_every": 5, "probe_every": 10, "probe_images": 2, "eval_images": 0}
+SETTINGS = {
+    "prompts_per_group": 2,
+    "images_per_prompt": 2,
+    "num_inference_steps": 6,
+    "window_start": 0,
+    "save_every": 3,
+    "sample_every": 5,
+    "probe_every": 10,
+    "probe_images": 2,
+    "eval_images": 0,
+}
 PATIENCE_SECONDS = 600.0
 
 

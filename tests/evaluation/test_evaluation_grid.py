@@ -18,7 +18,7 @@ from backend.evaluation.protocol import Protocol
 def scene(tiny_pipeline, tmp_path, monkeypatch):
     """Backbone and protocol of a miniature pipeline with a cache of its own."""
     monkeypatch.setenv("CRATER_CACHE", str(tmp_path))
-    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_size=2)
+    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_start=0, window_size=2)
     backbone = generate.open_backbone(config, "cpu")
     return config, Protocol(("aerial view of mars craters",), 8, 4, 7.5), backbone, generate.weights_digest(backbone)
 

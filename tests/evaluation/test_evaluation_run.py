@@ -60,7 +60,9 @@ def make_run(tmp_path: Path, tiny_pipeline: Path, reference: Path) -> Callable[.
     def make(push: float = 0.0, **changes: object) -> Run:
         prompts = tmp_path / "test.txt"
         prompts.write_text("\n".join(PROMPTS))
-        config = TrainConfig(base_model=str(tiny_pipeline), test_prompts=str(prompts), reference=str(reference), num_inference_steps=4, window_size=2, eval_images=16, **changes)
+        config = TrainConfig(
+            base_model=str(tiny_pipeline), test_prompts=str(prompts), reference=str(reference), num_inference_steps=4, window_start=0, window_size=2, eval_images=16, **changes
+        )
         run = RunStore(tmp_path / "runs").create(config)
         policy = build_policy(config, generate.open_backbone(config, "cpu"))
         generator = torch.Generator().manual_seed(0)
@@ -133,7 +135,7 @@ def test_bad_input_is_named(make_run, tmp_path):
 
 
 def test_images_depend_on_prompt_and_seed_only(tiny_pipeline):
-    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_size=2)
+    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_start=0, window_size=2)
     many = generate.generate_images([PROMPTS[0]], list(range(20)), config=config, device="cpu")
     one = generate.generate_images([PROMPTS[0]], [17], config=config, device="cpu")
     assert np.abs(many[17].astype(int) - one[0]).max() <= 1  # batched convolutions may round the last bit differently
@@ -144,7 +146,7 @@ def test_images_depend_on_prompt_and_seed_only(tiny_pipeline):
 def test_constant_policy_equals_diffusers_ddim(tiny_pipeline):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=5, window_size=2)
+    config = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=5, window_start=0, window_size=2)
     backbone = generate.open_backbone(config, "cpu")
     ours = generate.draw(backbone, generate.ConstantPolicy(config, backbone), [PROMPTS[0]], [3], 5, 4.0)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None, requires_safety_checker=False)

@@ -18,7 +18,7 @@ def loss_gradient(b, share: float) -> torch.Tensor:
     trajectory = b.rollout()
     credit = b.agent.advantages(trajectory, CREDIT, b.index)
     batch = Batch.of(trajectory, credit)
-    batch.transitions.pull = b.agent._pull(trajectory, torch.ones_like(trajectory.images), 1.0, 3, None)
+    batch.transitions.pull = b.agent.pulls(trajectory, torch.ones_like(trajectory.images), 1.0, 3, None)
     parameters = b.agent.policy.trainable()
     loss, _ = pair_loss(b.agent.policy, batch, b.agent._settings(6), Tally())
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
@@ -40,7 +40,7 @@ def test_both_estimate_the_same_gradient(bench, mode):
     for episode in range(1, 13):
         trajectory = b.rollout(episode)
         gain = trajectory.images.mean((1, 2, 3)) - b.rollout(episode, deterministic=True).images.mean((1, 2, 3))
-        pull = b.agent._pull(trajectory, torch.full_like(trajectory.images, 1 / trajectory.images[0].numel()), 1.0, 6, None)
+        pull = b.agent.pulls(trajectory, torch.full_like(trajectory.images, 1 / trajectory.images[0].numel()), 1.0, 6, None)
         t = trajectory.transitions(torch.arange(6))
         distribution = b.agent.policy.distribution(t)
         noise = (t.action - t.mean) * torch.exp(-t.log_std)
@@ -73,7 +73,7 @@ def test_an_image_without_a_finite_derivative_pulls_nothing_and_none_pulls_witho
     slope = torch.ones_like(trajectory.images)
     slope[1] = float("nan")
     slope[2] = 1e6
-    pull = b.agent._pull(trajectory, slope, 1.0, 6, None).unflatten(0, (6, -1))
+    pull = b.agent.pulls(trajectory, slope, 1.0, 6, None).unflatten(0, (6, -1))
     norms = (pull * torch.exp(trajectory.log_stds.transpose(0, 1))).flatten(2).norm(dim=2)
     assert (norms[1] == 0).all() and torch.isfinite(norms).all()
     assert (norms[2] < 20 * norms[[0, 3, 4, 5]].amax(0)).all()

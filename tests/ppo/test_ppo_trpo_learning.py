@@ -93,7 +93,7 @@ def brightness(b, **kwargs) -> float:
 
 @pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_brightness_follows_the_reward(bench, sign):
-    b = bench(learning_rate=1e-2, num_inference_steps=6, window_size=4, kl_base_coef=0.0)
+    b = bench(learning_rate=1e-2, num_inference_steps=6, window_start=0, window_size=4, kl_base_coef=0.0)
     start = brightness(b)
     for number in range(25):
         b.episode(number, reward=lambda images: sign * (images.mean((1, 2, 3)) - images.mean()) * 50)
@@ -103,7 +103,7 @@ def test_brightness_follows_the_reward(bench, sign):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["PPO", "TRPO"])
 def test_brightness_rises_much_in_a_hundred_episodes(bench, algorithm):
-    b = bench(algorithm=algorithm, learning_rate=5e-3, num_inference_steps=6, window_size=4, kl_base_coef=0.0)
+    b = bench(algorithm=algorithm, learning_rate=5e-3, num_inference_steps=6, window_start=0, window_size=4, kl_base_coef=0.0)
     start = brightness(b)
     for number in range(100):
         b.episode(number, reward=lambda images: (images.mean((1, 2, 3)) - images.mean()) * 50)

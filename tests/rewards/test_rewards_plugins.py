@@ -59,7 +59,7 @@ def test_policy_of_the_examples_moves_guidance_only(plugged, tiny_pipeline):
     from backend.policies.base import build_policy
 
     plugged([EXAMPLES / "guidance_policy.py"])
-    config = TrainConfig(mode="GUIDANCE_POLICY", num_inference_steps=6, window_size=2)
+    config = TrainConfig(mode="GUIDANCE_POLICY", num_inference_steps=6, window_start=0, window_size=2)
     policy = build_policy(config, load_backbone(tiny_pipeline))
     out = policy.head(torch.ones(2, policy.head.in_features))
     out.sum().backward()

@@ -171,7 +171,7 @@ def test_sample_diversity_is_the_mean_pairwise_distance():
 
 
 def test_costs_follow_the_arithmetic_of_forwards():
-    base = TrainConfig(kl_base_coef=0.0, num_inference_steps=20, window_size=4, ppo_epochs=1, pathwise=0.0)
+    base = TrainConfig(kl_base_coef=0.0, num_inference_steps=20, window_start=0, window_size=4, ppo_epochs=1, pathwise=0.0)
     assert cost.unet_forwards(base) == (40, 16)  # T=20, K=4: 56 forwards an image
     assert cost.unet_forwards(base.model_copy(update={"num_inference_steps": 50, "window_size": 48, "ppo_epochs": 2}))[1] == 384
     assert cost.unet_forwards(base.model_copy(update={"guidance_scale": 1.0})) == (20, 8)
