@@ -17,6 +17,7 @@ from backend.runs import Run, RunStore
 from backend.training.chunks import CHUNK_SECONDS, lend_gpu, train_chunk
 from backend.training.limits import Limits
 from backend.training.manager import Manager
+from components.audience import Audience
 from components.feed import RunFeed
 from components.references import ReferenceLibrary
 
@@ -114,9 +115,13 @@ class PageContext:
     manager: Manager
     settings: Settings
     demo: RunStore
+    audience: Audience = field(init=False)
     _feeds: dict[tuple[str, str], RunFeed] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _warm: bool = False
+
+    def __post_init__(self) -> None:
+        self.audience = Audience(self.settings.tick_seconds)
 
     @classmethod
     def create(cls, runs_dir: str | Path | None = None, settings: Settings | None = None) -> PageContext:

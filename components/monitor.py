@@ -34,6 +34,7 @@ class Monitor:
 
     def build(self) -> None:
         """Lay it out where the caller stands."""
+        self.parts["timer"] = gr.Timer(self.context.settings.tick_seconds)
         self.parts["choice"] = gr.Dropdown(choices=run_choices(self.context), value=None, label="Showing", elem_id="showing", interactive=True, filterable=True)
         self.parts["banner"] = gr.HTML(banner.nothing_yet(), elem_id="banner", elem_classes="plain-html")
         with gr.Row(elem_classes="control-row"):
@@ -75,11 +76,11 @@ class Monitor:
     def outputs(self) -> list[Any]:
         """What `tick` returns, in order."""
         parts = [self.parts[name] for name in ("banner", "charts", "film", "alerts", "log")]
-        return [self.view, *parts, *self.buttons.values(), *self.knobs.values()]
+        return [self.view, self.parts["timer"], *parts, *self.buttons.values(), *self.knobs.values()]
 
     def wire(self) -> None:
         """Timer, controls, knobs and the choice of the run."""
-        gr.Timer(self.context.settings.tick_seconds).tick(
+        self.parts["timer"].tick(
             self.tick, [self.view, self.visitor], self.outputs, queue=False, show_progress="hidden", api_visibility="private", trigger_mode="once", concurrency_limit=None
         )
         for name in ("pause", "stop", "force", "save_now", "sample_now"):
@@ -108,15 +109,16 @@ class Monitor:
 
     def tick(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
         """News for one viewer; `gr.skip()` for all that it has already."""
-        total = len(self.outputs)
+        seconds = self.context.audience.ask(getattr(request, "session_hash", None) or "")
+        pace = gr.skip() if seconds is None else gr.Timer(seconds)
         if not view or not view.get("run"):
-            return (gr.skip(),) * total
+            return (gr.skip(), pace, *(gr.skip(),) * (len(self.outputs) - 2))
         try:
             feed = self.context.feed(view["run"], view["source"])
             feed.refresh()
         except (InputError, OSError) as error:
             gone = view_of("", "runs")
-            return (gone, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.update(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
+            return (gone, pace, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.update(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
         seen = dict(view["seen"])
         out: list[Any] = []
         for part in ("banner", "charts", "film", "alerts", "log"):
@@ -131,7 +133,7 @@ class Monitor:
         out += [gr.skip()] * len(self.knobs) if seen.get("knobs") == feed.versions["knobs"] else [feed.parts["knobs"].get(name) for name in self.knobs]
         seen.update(buttons=key, knobs=feed.versions["knobs"])
         changed = seen != view["seen"]
-        return (({**view, "seen": seen} if changed else gr.skip()), *out)
+        return (({**view, "seen": seen} if changed else gr.skip()), pace, *out)
 
     def _buttons(self, state: str, mine: bool, status: dict[str, Any]) -> list[Any]:
         resume = state in RESUMABLE or state == "paused"

@@ -51,12 +51,20 @@ class Viewer:
         page = json.loads(fetch(f"{address}/config"))
         self.dependencies = page["dependencies"]
         self.ids = {c["props"].get("elem_id"): c["id"] for c in page["components"]}
+        self.timer, self.pace = next(c["id"] for c in page["components"] if c["type"] == "timer"), TICK_SECONDS
         self.events = {kind: [d for d in self.dependencies if any(event == kind for _, event in d["targets"])] for kind in ("load", "tick")}
 
     def call(self, kind: str) -> tuple[int, float]:
         """Trigger every event of that kind; bytes received and seconds."""
         began = time.monotonic()
         return sum(len(self._trigger(dependency)) for dependency in self.events[kind]), time.monotonic() - began
+
+    def tick(self) -> None:
+        """Trigger the timer; the page may tell it to come more seldom."""
+        dependency = self.events["tick"][0]
+        news = json.loads(self._trigger(dependency))["data"][dependency["outputs"].index(self.timer)]
+        if isinstance(news, dict) and "value" in news:
+            self.pace = float(news["value"])
 
     def press(self, elem_id: str) -> list:
         """Click a button that has that `elem_id`; what its event answers."""
@@ -71,8 +79,8 @@ class Viewer:
     def watch(self, leave: threading.Event) -> None:
         """Arrive, then tick until told to leave."""
         self.call("load")
-        while not leave.wait(TICK_SECONDS):
-            self.call("tick")
+        while not leave.wait(self.pace):
+            self.tick()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from backend.runs import set_owner
 from components import files
 from components.attach import attach, greet, parse_choice, run_choices, view_of
+from components.audience import Audience
 from components.context import PageContext
 from components.endpoints import Endpoints
 from components.monitor import Monitor
@@ -32,7 +34,7 @@ def look(monitor: Monitor, view: dict, visitor: object = None) -> tuple[dict, di
     monitor.context.feed(view["run"], view["source"])._read_at = 0
     out = monitor.tick(view, visitor)
     names = ["banner", "charts", "film", "alerts", "log", *monitor.buttons, *monitor.knobs]
-    sent = {name: value for name, value in zip(names, out[1:], strict=True) if value != gr.skip()}
+    sent = {name: value for name, value in zip(names, out[2:], strict=True) if value != gr.skip()}
     return (view if out[0] == gr.skip() else out[0]), sent
 
 
@@ -45,6 +47,27 @@ def test_first_tick_sends_all_and_the_next_nothing(context: PageContext) -> None
     assert len(sent["film"]["samples"]) == 4 and sent["film"]["samples"][0]["png"] == f"crater/runs/{run.id}/episode_000000.png"
     again, nothing = look(monitor, view)
     assert nothing == {} and again is view
+
+
+def test_a_crowd_asks_more_seldom_and_the_last_one_left_as_before():
+    now = [0.0]
+    audience = Audience(1.0, clock=lambda: now[0])
+    assert [audience.ask(f"viewer {i}") for i in range(4)] == [1.0] * 4
+    assert audience.ask("viewer 0") is None  # it knows
+    paces = [audience.ask(f"viewer {i}") for i in range(20)]
+    assert paces[-1] == 8.0 and audience.ask("viewer 19") is None
+    now[0] += 2
+    assert audience.ask("viewer 0") == 8.0  # it was told 1 s when there were few
+    now[0] += 100
+    assert audience.ask("viewer 3") == 1.0
+    assert audience.ask("viewer 3") is None
+
+
+def test_the_page_tells_each_viewer_its_pace(context: PageContext) -> None:
+    monitor = monitor_of(context)
+    paces = [monitor.tick({}, None, SimpleNamespace(session_hash=str(i), username=None))[1] for i in range(10)]
+    assert paces[0].value == 1.0 and paces[-1].value == 4.0
+    assert monitor.tick({}, None, SimpleNamespace(session_hash="9", username=None))[1] == gr.skip()
 
 
 def test_a_tick_without_news_is_quick_and_small(context: PageContext) -> None:
@@ -123,7 +146,7 @@ def test_deleted_run_leaves_a_sentence(context: PageContext) -> None:
     feed = context.feed(run.id, "runs")
     feed._read_at = 0
     out = monitor.tick(view, None)
-    assert out[0]["run"] == "" and "no longer" in out[1]
+    assert out[0]["run"] == "" and "no longer" in out[2]
 
 
 def test_attach_order(context: PageContext, tmp_path: Path) -> None:

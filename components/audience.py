@@ -1,0 +1,37 @@
+"""How many viewers ask for news, and how often each may, so that a crowd does not slow the training that it watches."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+AT_ONCE = 4  # viewers that all ask at the page's own pace
+ASKS_PER_SECOND = 2.5  # of a larger audience together: some 40 ms of one core each second
+GONE_AFTER = 3.0  # asks missed
+
+
+class Audience:
+    """Viewers of one server, by when they last asked.
+
+    Args:
+        seconds: between two asks of one viewer where there are few.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self._clock = seconds, clock
+        self._asked: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, viewer: str) -> float | None:
+        """Seconds between asks of that viewer from now on; None where it was told so before. Whole ones in a crowd, so that they seldom change."""
+        now = self._clock()
+        with self._lock:
+            self._asked = {name: (at, pace) for name, (at, pace) in self._asked.items() if now - at <= GONE_AFTER * pace + 1}
+            count = len(self._asked.keys() | {viewer})
+            pace = self.seconds if count <= AT_ONCE else max(self.seconds, float(math.ceil(count / ASKS_PER_SECOND)))
+            told = self._asked.get(viewer, (now, None))[1]
+            self._asked[viewer] = (now, pace)
+        return None if told == pace else pace
