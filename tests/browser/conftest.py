@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
 PATIENCE = float(os.environ.get("BROWSER_PATIENCE", "1"))  # raise it on a busy machine
-SMALL = {"PROMPTS_PER_GROUP": 4, "NUM_INFERENCE_STEPS": 6, "PROBE_EVERY": 0, "EVAL_IMAGES": 0}
+SMALL = {"PROMPTS_PER_GROUP": 4, "NUM_INFERENCE_STEPS": 6, "WINDOW_START": 0, "PROBE_EVERY": 0, "EVAL_IMAGES": 0}
 FAST = {"EPISODES": 400, **SMALL, "SAMPLE_EVERY": 2, "SAVE_EVERY": 2, "THREADS": 1, "EXECUTOR": "thread"}
 
 

@@ -55,3 +55,19 @@ def test_viewers_that_hang_hold_nobody_up(server: Server) -> None:
     for connection in hung:
         connection.close()
     assert sorted(times)[10] < 0.2 * PATIENCE and max(times) < 2 * PATIENCE, times
+
+
+def test_twenty_viewers_share_their_asks(server: Server, open_page) -> None:
+    """A browser asks as often as the page tells it: every second alone, every nine seconds in a crowd of twenty-one."""
+    page, asked = open_page(), []
+    page.on("request", lambda request: asked.append(request.url) if "predict" in request.url else None)
+    page.wait_for_timeout(6000)
+    alone = len(asked)
+    viewers = [Viewer(server.url.rstrip("/")) for _ in range(20)]
+    for viewer in viewers * 2:
+        viewer.tick()
+    assert viewers[0].pace >= 8
+    page.wait_for_timeout(3000)  # its next ask tells it
+    before = len(asked)
+    page.wait_for_timeout(6000)
+    assert alone >= 3 and len(asked) - before <= 2, (alone, asked[before:])
