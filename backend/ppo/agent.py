@@ -65,6 +65,7 @@ class Agent:
         self.ema = MovingAverage(policy, config.ema_decay)
         self.ppo = PPO(policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale)
         self.trpo = TRPO(policy, self.critic, self.critic_optimiser)
+        self.walk = noise_gradient  # a team of processes shares it out
 
     @property
     def clip_range(self) -> float:
@@ -207,7 +208,7 @@ class Agent:
 
         The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median.
         """
-        found = noise_gradient(self.backbone, self.policy, trajectory, image_gradient, micro_batch, should_stop)
+        found = self.walk(self.backbone, self.policy, trajectory, image_gradient, micro_batch, should_stop)
         broken = ~torch.isfinite(found).flatten(2).all(2)
         norms = found.masked_fill(broken.reshape(*broken.shape, *[1] * (found.ndim - 2)), 0.0).flatten(2).norm(dim=2)
         limit = PULL_LIMIT * norms.median(1, keepdim=True).values

@@ -1,4 +1,4 @@
-"""Several processes on one run (torchrun, accelerate): each draws its share of every group, rank 0 alone writes.
+"""Several processes on one run (torchrun, accelerate): each draws its share of every group and walks it back, rank 0 alone writes.
 
 All processes hold the same policy and make the same update from the same gathered group, so that nothing has to be
 averaged and a run on many processes is the run on one. What is saved is the sampling time, the larger part of an episode.
@@ -100,16 +100,31 @@ class SharedAgent:
 
     def __init__(self, agent: Any, team: Team, device: Any) -> None:
         self._agent, self._team, self._device = agent, team, device
+        agent.walk = self._walk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._agent, name)
 
     def rollout(self, prompt_embeds: Any, seeds: Sequence[int], *args: Any, should_stop: Any = None, **keywords: Any) -> Any:
         """As the agent's; every process gets the whole group. It cannot be left half-way, or the others would wait for ever."""
-        mine = np.array_split(np.arange(len(seeds)), self._team.size)[self._team.rank].tolist()
+        mine = self._mine(len(seeds))
         part = self._agent.rollout(prompt_embeds[mine], [seeds[i] for i in mine], *args, **keywords) if mine else None
         parts = self._team.gather(None if part is None else move(part, "cpu"))
         return move(join_trajectories([p for p in parts if p is not None]), self._device)
+
+    def _mine(self, images: int) -> list[int]:
+        """This process's share of a group."""
+        return np.array_split(np.arange(images), self._team.size)[self._team.rank].tolist()
+
+    def _walk(self, backbone: Any, policy: Any, trajectory: Any, image_gradient: Any, micro_batch: int, should_stop: Any = None) -> Any:
+        """`noise_gradient` of the whole group, of which every process walks back its share."""
+        import torch
+
+        from backend.diffusion.pathwise import noise_gradient
+
+        mine = torch.tensor(self._mine(len(trajectory)), dtype=torch.long, device=image_gradient.device)
+        part = noise_gradient(backbone, policy, trajectory.slice(mine), image_gradient[mine], micro_batch).cpu() if len(mine) else None
+        return torch.cat([p for p in self._team.gather(part) if p is not None], dim=1).to(trajectory.actions.device)
 
 
 def team_control(run: Run, team: Team) -> Any:

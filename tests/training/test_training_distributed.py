@@ -5,15 +5,19 @@ import os
 import socket
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from backend.diffusion.trajectory import Trajectory
 from backend.runs import RunStore
 from backend.training import distributed
-from backend.training.distributed import join_trajectories, train_together
+from backend.training.distributed import SharedAgent, join_trajectories, train_together
 from backend.training.trainer import train
+from tests.learner_bench import bench
 from tests.training.fake_learner import fake_build, small_config
 from tests.training.fingerprint import fingerprint
+
+__all__ = ["bench"]
 
 
 def trajectory(seeds):
@@ -84,3 +88,28 @@ def test_two_processes_make_the_run_of_one_and_stop_and_resume_alike(tmp_path):
     together(store, longer, run)
     assert fingerprint(run)["policy_updates.csv"] == fingerprint(straight)["policy_updates.csv"]
     assert len(store.list()) == 3
+
+
+class Lockstep:
+    """A team whose processes take turns in one: `gather` returns what the others would have sent."""
+
+    def __init__(self, rank, size, sent):
+        self.rank, self.size, self.sent = rank, size, sent
+
+    def gather(self, value):
+        self.sent[self.rank] = value
+        return [self.sent.get(rank) for rank in range(self.size)]
+
+
+@pytest.mark.parametrize("size", [2, 4, 7])
+def test_processes_share_the_way_back(bench, size):
+    b = bench()
+    drawn = b.rollout(1)
+    weight = torch.randn(drawn.images.shape, generator=torch.Generator().manual_seed(0))
+    alone = b.agent.pulls(drawn, weight, 1.0, 2)
+    sent = {}
+    for rank in range(size):  # seven processes for six images: the last has none
+        SharedAgent(b.agent, Lockstep(rank, size, sent), torch.device("cpu"))
+        shared = b.agent.walk(b.agent.backbone, b.agent.policy, drawn, weight, 2)
+    assert shared.shape == drawn.actions.shape
+    assert torch.allclose(b.agent.pulls(drawn, weight, 1.0, 2), alone, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))
