@@ -29,7 +29,8 @@ LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
 TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.rewards.composition")
 
 
-def _import_trainer() -> None:
+def import_trainer() -> None:
+    """Import what a first training needs, which takes seconds: the page does it while its form is read."""
     for name in TRAINER:
         importlib.import_module(name)
 
@@ -170,7 +171,7 @@ class PageContext:
             if self._warm:
                 return
             self._warm = True
-        timer = threading.Timer(after, _import_trainer)
+        timer = threading.Timer(after, import_trainer)
         timer.daemon = True
         timer.start()
 

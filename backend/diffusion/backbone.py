@@ -13,7 +13,7 @@ from backend.diffusion.schedule import Schedule, stock_schedule
 from backend.errors import InputError
 
 ENCODE_CHUNK = 64
-DECODE_CHUNK = 32
+DECODE_CHUNK, DECODE_CHUNK_CPU = 32, 4  # on a CPU the decoder's maps of few images stay in its cache: measured nearly twice as fast as 16
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Backbone:
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         images = []
         with torch.set_grad_enabled(preserve_gradients):
-            for chunk in latents.split(DECODE_CHUNK):
+            for chunk in latents.split(DECODE_CHUNK_CPU if self.device.type == "cpu" else DECODE_CHUNK):
                 scaled = (chunk / self.vae.config.scaling_factor + shift).to(self.vae.dtype)
                 images.append((self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1))
         return torch.cat(images)
