@@ -22,18 +22,7 @@ from backend.training.recorder import RunLost
 from backend.training.trainer import train
 from tests.training.fake_learner import SMALL, fake_build, small_config
 from tests.training.fingerprint import fingerprint
-
-
-@pytest.fixture
-def store(tmp_path):
-    return RunStore(tmp_path / "runs")
-
-
-def wait_for(condition, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
+from tests.training.steering import wait_for
 
 
 def kill_and_resume(store, kills, seed, **values):

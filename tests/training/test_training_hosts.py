@@ -10,25 +10,13 @@ from pathlib import Path
 import pytest
 
 from backend.errors import InputError
-from backend.runs import RunStore
 from backend.training.executors import exit_sentence, wants_process
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build, small_config
+from tests.training.steering import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
-
-
-@pytest.fixture
-def store(tmp_path):
-    return RunStore(tmp_path / "runs")
-
-
-def wait_for(condition, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def state(manager, run_id):

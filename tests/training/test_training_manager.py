@@ -14,14 +14,10 @@ from backend.training.lease import DeviceLease
 from backend.training.limits import Limits
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build
+from tests.training.steering import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
-
-
-@pytest.fixture
-def store(tmp_path):
-    return RunStore(tmp_path / "runs")
 
 
 @pytest.fixture
@@ -29,13 +25,6 @@ def manager(store):
     made = Manager(store, build=fake_build(step_seconds=0.001), require_token=True)
     yield made
     assert made.shutdown(150)
-
-
-def wait_for(condition, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def state(manager, run_id):

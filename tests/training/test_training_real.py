@@ -6,10 +6,10 @@ import pytest
 
 from backend.config import TrainConfig
 from backend.runs import RunStore
-from backend.training.control import Control
 from backend.training.session import build_session
 from backend.training.trainer import train
 from tests.training.fingerprint import fingerprint
+from tests.training.steering import StopAt
 
 MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
 
@@ -20,19 +20,6 @@ def config(folder, **values) -> TrainConfig:
         "save_every": 2, "sample_every": 4, "probe_every": 2, "probe_images": 2, "eval_images": 0, "threads": 1, "device": "cpu", "queue_size": 16,
     }  # fmt: skip
     return TrainConfig(**{**small, **values})
-
-
-class StopAt(Control):
-    """Stops at the n-th question whether to stop."""
-
-    def __init__(self, run, count):
-        super().__init__(run)
-        self.count = count
-
-    def should_stop(self):
-        self.count -= 1
-        self.stopping = self.stopping or self.count < 0
-        return self.stopping
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -9,30 +9,12 @@ import pytest
 import torch
 
 from backend.errors import InputError
-from backend.runs import RunStore
 from backend.runs.tables import TABLES
 from backend.training.control import Control
 from backend.training.trainer import explain_failure, train
 from tests.training.fake_learner import fake_build, small_config
 from tests.training.fingerprint import fingerprint
-
-
-@pytest.fixture
-def store(tmp_path):
-    return RunStore(tmp_path / "runs")
-
-
-class StopAt(Control):
-    """Stops at the n-th question whether to stop, wherever that falls."""
-
-    def __init__(self, run, count):
-        super().__init__(run)
-        self.count = count
-
-    def should_stop(self):
-        self.count -= 1
-        self.stopping = self.stopping or self.count < 0
-        return self.stopping
+from tests.training.steering import StopAt, wait_for
 
 
 def finished(store, config, control=None, **keywords):
@@ -138,13 +120,6 @@ def in_background(store, config, **keywords):
     thread = threading.Thread(target=train, args=(config, run), kwargs={"build": fake_build(**keywords)}, daemon=True)
     thread.start()
     return run, thread
-
-
-def wait_for(condition, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def answers(run):
