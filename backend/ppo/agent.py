@@ -208,13 +208,12 @@ class Agent:
 
         The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median.
         """
-        found = self.walk(self.backbone, self.policy, trajectory, image_gradient, micro_batch, should_stop)
-        broken = ~torch.isfinite(found).flatten(2).all(2)
-        norms = found.masked_fill(broken.reshape(*broken.shape, *[1] * (found.ndim - 2)), 0.0).flatten(2).norm(dim=2)
+        found = self.walk(self.backbone, self.policy, trajectory, image_gradient, micro_batch, should_stop).flatten(2)
+        found = torch.where(found.isfinite().all(2, keepdim=True), found, 0.0)
+        norms = found.norm(dim=2, keepdim=True)
         limit = PULL_LIMIT * norms.median(1, keepdim=True).values
-        factor = torch.where(broken, 0.0, (limit / norms.clamp_min(1e-30)).clamp_max(1.0)) / scale
-        pull = torch.nan_to_num(found) * factor.reshape(*factor.shape, *[1] * (found.ndim - 2)) * torch.exp(-trajectory.log_stds)
-        return pull.transpose(0, 1).flatten(0, 1)
+        pull = found * ((limit / norms.clamp_min(1e-30)).clamp_max(1.0) / scale)
+        return (pull.view_as(trajectory.actions) * torch.exp(-trajectory.log_stds)).transpose(0, 1).flatten(0, 1)
 
     def _add_base_means(self, group: Batch, trajectory: Trajectory, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None) -> None:
         """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from backend.config.schema import TrainConfig
+from backend.config.schema import SMALLEST_SET, TrainConfig
 from backend.errors import InputError
 from backend.rewards.kernels import squared_distances
 from backend.rewards.queue import FeatureQueue
@@ -179,7 +179,7 @@ class SetMetric(Metric):
     then R(queue + image) - R(queue).
     """
 
-    minimum = 3
+    minimum = SMALLEST_SET
     exact = True
     note = ""
 

@@ -40,7 +40,6 @@ class DPP(SetMetric):
     """Log-determinant of the group's similarities per image: rewards every direction, not only the longest."""
 
     name = "DPP"
-    minimum = 3
     note = "what the other images together cannot explain pays"
 
     def __init__(self, config: TrainConfig, context: MetricContext) -> None:

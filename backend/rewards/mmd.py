@@ -56,7 +56,6 @@ class MMD(SetMetric):
     """-MMD^2 to the reference: near to the reference as a set, and apart from each other as its members are."""
 
     name = "MMD"
-    minimum = 3
     note = "near the reference pays, near the other images costs"
 
     def __init__(self, config: TrainConfig, context: MetricContext) -> None:

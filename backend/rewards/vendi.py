@@ -102,7 +102,6 @@ class Vendi(SetMetric):
     """Effective number of different images in the group; the reference sets only the width of the kernel."""
 
     name = "VENDI"
-    minimum = 3
     note = "unlike the other images pays"
 
     def __init__(self, config: TrainConfig, context: MetricContext) -> None:
