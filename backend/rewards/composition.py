@@ -146,6 +146,8 @@ class RewardFunction:
             total = sum(self.weights[key] * value.sum() / self.normalisers[key].scale(value.detach()) for key, value in bonuses.items())
             for part, metric in zip(self.parts, self.metrics, strict=True):
                 total = total + self.weights["diversity"] * self._share(part) * self._set_term(part, metric, batches[part.extractor])
+            if not total.requires_grad:  # no image is left that a metric or a bonus could look at
+                return torch.zeros_like(images)
             gradient = torch.autograd.grad(total, leaf)[0]
         broken = ~torch.isfinite(gradient).flatten(1).all(1)
         return gradient.masked_fill(broken[:, None, None, None], 0.0).to(images.device)

@@ -308,6 +308,16 @@ def test_an_image_gradient_remembers_nothing_and_survives_damage(renders, images
     assert all(torch.equal(after[k], v) if isinstance(v, torch.Tensor) else after[k] == v for k, v in before.items())
 
 
+@pytest.mark.parametrize("bonuses", [True, False])
+def test_a_group_without_a_sound_image_has_a_zero_gradient(renders, images, bonuses):
+    function = make(renders, use_bonuses=bonuses)
+    broken = torch.full_like(images[0][:6], float("nan"))
+    found = function.image_gradient(broken, images[1][:6], torch.arange(6))
+    assert found.shape == broken.shape and not found.any()
+    few = torch.cat([images[0][:2], broken[2:]])  # two images are no set
+    assert torch.isfinite(function.image_gradient(few, images[1][:6], torch.arange(6))).all()
+
+
 def test_metrics_say_truly_whether_they_are_differentiable():
     for entry in METRICS:
         assert entry.differentiable == ("set_value" in vars(entry.load())), entry.name
