@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +19,16 @@ from components.login import owner_of
 from components.markup import note
 
 RESUMABLE = {"stopped", "interrupted", "failed"}
-ACTIVE = {"starting", "running", "paused", "stopping"}
+SHOWN = ("banner", "charts", "film", "alerts", "log")  # parts of a feed that have a place of their own
 
 
 @dataclass
 class Monitor:
-    """Widgets of the live view. `outputs` is what the tick fills, in the order of `tick`'s result."""
+    """Widgets of the live view.
+
+    The timer asks for one value, whether there is news (`ask`); only then everything is fetched (`refresh`, which fills
+    `outputs`). Gradio builds every output of an event anew, changed or not: half a millisecond each.
+    """
 
     context: PageContext
     view: gr.State
@@ -35,6 +40,7 @@ class Monitor:
     def build(self) -> None:
         """Lay it out where the caller stands."""
         self.parts["timer"] = gr.Timer(self.context.settings.tick_seconds)
+        self.parts["pulse"] = gr.Textbox(elem_id="pulse", label="News", container=False)  # out of sight; a hidden component would not tell that it changed
         self.parts["choice"] = gr.Dropdown(choices=run_choices(self.context), value=None, label="Showing", elem_id="showing", interactive=True, filterable=True)
         self.parts["banner"] = gr.HTML(banner.nothing_yet(), elem_id="banner", elem_classes="plain-html")
         with gr.Row(elem_classes="control-row"):
@@ -74,15 +80,15 @@ class Monitor:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `tick` returns, in order."""
-        parts = [self.parts[name] for name in ("banner", "charts", "film", "alerts", "log")]
+        """What `refresh` returns, in order."""
+        parts = [self.parts[name] for name in SHOWN]
         return [self.view, self.parts["timer"], *parts, *self.buttons.values(), *self.knobs.values()]
 
     def wire(self) -> None:
         """Timer, controls, knobs and the choice of the run."""
-        self.parts["timer"].tick(
-            self.tick, [self.view, self.visitor], self.outputs, queue=False, show_progress="hidden", api_visibility="private", trigger_mode="once", concurrency_limit=None
-        )
+        seldom = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "trigger_mode": "once", "concurrency_limit": None}
+        self.parts["timer"].tick(self.ask, [self.view, self.visitor], self.parts["pulse"], **seldom)
+        self.parts["pulse"].change(self.refresh, [self.view, self.visitor], self.outputs, **seldom)
         for name in ("pause", "stop", "force", "save_now", "sample_now"):
             clicked = self.buttons[name].click(self._control(name), [self.view, self.visitor], self.parts["answer"], queue=False, show_progress="hidden", api_visibility="private")
             if name == "pause":
@@ -107,33 +113,48 @@ class Monitor:
             work = {"concurrency_limit": 1, "concurrency_id": "device", "show_progress": "hidden", "api_visibility": "private"}
             event.success(self.train_chunk, [self.view, self.visitor], self.parts["answer"], **work)
 
-    def tick(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
-        """News for one viewer; `gr.skip()` for all that it has already."""
-        seconds = self.context.audience.ask(getattr(request, "session_hash", None) or "")
-        pace = gr.skip() if seconds is None else gr.Timer(seconds)
-        if not view or not view.get("run"):
-            return (gr.skip(), pace, *(gr.skip(),) * (len(self.outputs) - 2))
+    def ask(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> Any:
+        """A word never said before where `refresh` has news for this viewer, else `gr.skip()`."""
         try:
-            feed = self.context.feed(view["run"], view["source"])
-            feed.refresh()
+            news = self._latest(view, visitor, request) != view.get("seen")
+        except (InputError, OSError):
+            news = True
+        return str(time.monotonic_ns()) if news else gr.skip()
+
+    def refresh(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
+        """News for one viewer; `gr.skip()` for all that it has already."""
+        try:
+            latest = self._latest(view, visitor, request)
         except (InputError, OSError) as error:
-            gone = view_of("", "runs")
-            return (gone, pace, note(str(error), "bad"), None, None, "", banner.log(""), *(gr.update(interactive=False) for _ in self.buttons), *(gr.skip() for _ in self.knobs))
-        seen = dict(view["seen"])
-        out: list[Any] = []
-        for part in ("banner", "charts", "film", "alerts", "log"):
-            fresh = seen.get(part) != feed.versions[part]
-            seen[part] = feed.versions[part]
-            value = banner.log(feed.parts[part]) if part == "log" else feed.parts[part]
-            out.append(value if fresh else gr.skip())
-        state = feed.status["effective_state"]
+            blank = {"banner": note(str(error), "bad"), "charts": None, "film": None, "alerts": "", "log": banner.log("")}
+            still = [gr.update(interactive=False)] * len(self.buttons) + [gr.skip()] * len(self.knobs)
+            return (view_of("", "runs"), gr.skip(), *(blank[name] for name in SHOWN), *still)
+        seen = view.get("seen") or {}
+        fresh = {name: latest[name] != seen.get(name) for name in latest}
+        pace = gr.Timer(latest["pace"]) if fresh["pace"] else gr.skip()
+        if len(latest) == 1:
+            return ({**view, "seen": latest}, pace, *(gr.skip(),) * (len(self.outputs) - 2))
+        feed = self.context.feed(view["run"], view["source"])
+        parts = feed.parts | {"log": banner.log(feed.parts["log"])}
+        out = [parts[name] if fresh[name] else gr.skip() for name in SHOWN]
+        out += self._buttons(*latest["buttons"][:2], feed.status) if fresh["buttons"] else [gr.skip()] * len(self.buttons)
+        out += [feed.parts["knobs"].get(name) for name in self.knobs] if fresh["knobs"] else [gr.skip()] * len(self.knobs)
+        return ({**view, "seen": latest}, pace, *out)
+
+    def _latest(self, view: dict[str, Any], visitor: Any, request: gr.Request | None) -> dict[str, Any]:
+        """What a viewer that has everything would have seen: its pace and, where it looks at a run, the versions of the parts.
+
+        Raises:
+            InputError, OSError: the run is gone.
+        """
+        latest: dict[str, Any] = {"pace": self.context.audience.ask(getattr(request, "session_hash", None) or "")}
+        if not view or not view.get("run"):
+            return latest
+        feed = self.context.feed(view["run"], view["source"])
+        feed.refresh()
         mine = view["source"] == "runs" and self.context.manager.may_steer(view["run"], owner_of(visitor, request))
-        key = (state, mine, feed.status["offer_force"], feed.status.get("requested"))
-        out += [gr.skip()] * len(self.buttons) if seen.get("buttons") == key else self._buttons(state, mine, feed.status)
-        out += [gr.skip()] * len(self.knobs) if seen.get("knobs") == feed.versions["knobs"] else [feed.parts["knobs"].get(name) for name in self.knobs]
-        seen.update(buttons=key, knobs=feed.versions["knobs"])
-        changed = seen != view["seen"]
-        return (({**view, "seen": seen} if changed else gr.skip()), pace, *out)
+        buttons = (feed.status["effective_state"], mine, feed.status["offer_force"], feed.status.get("requested"))
+        return latest | {name: feed.versions[name] for name in (*SHOWN, "knobs")} | {"buttons": buttons}
 
     def _buttons(self, state: str, mine: bool, status: dict[str, Any]) -> list[Any]:
         resume = state in RESUMABLE or state == "paused"

@@ -23,7 +23,7 @@ from backend.errors import InputError
 from backend.runs import TABLES, RunStore
 from backend.runs.tables import TableWriter
 from tests.benchmarks.common import RESULTS, machine, machine_line, read, write
-from tests.benchmarks.page_server import Viewer, served
+from tests.benchmarks.page_server import Viewer, served, timed, wait_until_idle
 
 VIEWERS, HISTORY = 20, 10_000
 PHASES, EPISODES_A_PHASE = 6, 5  # without and with viewers in turn, so that a drift of the machine cancels
@@ -53,11 +53,12 @@ def measure_tick() -> dict[str, Any]:
         write_history(folder, 200)
         with served(folder) as (address, process):
             viewer = Viewer(address)
-            viewer.call("load")
+            viewer.load()
             for _ in range(5):
-                viewer.call("tick")
+                viewer.tick()
+            wait_until_idle(process)
             began, before = time.monotonic(), sum(process.cpu_times()[:2])
-            ticks = [viewer.call("tick") for _ in range(200)]
+            ticks = [timed(viewer.tick) for _ in range(200)]
             lasted, spent = time.monotonic() - began, sum(process.cpu_times()[:2]) - before
             began, before = time.monotonic(), sum(process.cpu_times()[:2])
             time.sleep(min(lasted, 20.0))
@@ -72,8 +73,8 @@ def measure_history() -> dict[str, Any]:
         write_history(folder, HISTORY)
         with served(folder) as (address, _):
             viewer = Viewer(address)
-            _, load = viewer.call("load")
-            size, tick = viewer.call("tick")
+            _, load = timed(viewer.load)
+            size, tick = timed(viewer.tick)
     if size < 10_000:
         raise InputError(f"the first tick sent {size} bytes: it held no curves")
     return {"history_seconds": load + tick, "history_bytes": size}
@@ -84,13 +85,13 @@ def ticks_while_starting(address: str, folder: str, settings: dict[str, Any]) ->
     from gradio_client import Client
 
     viewer, client = Viewer(address), Client(address, verbose=False)
-    viewer.call("load")
+    viewer.load()
     began, longest, count = time.monotonic(), 0.0, 0
     run = RunStore(folder).get(client.predict(config=settings, owner="", api_name="/start")["run_id"])
     while run.status().episode < 1:
         if run.status().state in ("failed", "stopped"):
             raise InputError(f"the run did not start: {run.status().error}")
-        longest, count = max(longest, viewer.call("tick")[1]), count + 1
+        longest, count = max(longest, timed(viewer.tick)[1]), count + 1
     return count, time.monotonic() - began, longest
 
 

@@ -53,7 +53,7 @@ def start(address: str, store: RunStore, episodes: int) -> Run:
 def resume(address: str) -> None:
     """Press Resume as a visitor who has just arrived."""
     viewer = Viewer(address)
-    viewer.call("load")
+    viewer.load()
     viewer.press("button-pause")
 
 

@@ -11,8 +11,9 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import psutil
 
@@ -39,6 +40,25 @@ def fetch(request: str | urllib.request.Request, tries: int = 5) -> bytes:
     return b""
 
 
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call answers, and its seconds."""
+    began = time.monotonic()
+    return call(), time.monotonic() - began
+
+
+def wait_until_idle(process: psutil.Process, patience: float = 60.0) -> None:
+    """Wait for a second in which the process does next to nothing: a page that has just opened imports its libraries.
+
+    Raises:
+        InputError: there is none.
+    """
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if process.cpu_percent(1.0) < 5:
+            return
+    raise InputError(f"the page is still at work {patience:g} s after it opened: measure on an idle machine")
+
+
 class Viewer:
     """One session of the page over HTTP.
 
@@ -52,25 +72,37 @@ class Viewer:
         self.dependencies = page["dependencies"]
         self.ids = {c["props"].get("elem_id"): c["id"] for c in page["components"]}
         self.timer, self.pace = next(c["id"] for c in page["components"] if c["type"] == "timer"), TICK_SECONDS
-        self.events = {kind: [d for d in self.dependencies if any(event == kind for _, event in d["targets"])] for kind in ("load", "tick")}
+        self.timed = next(d for d in self.dependencies if any(event == "tick" for _, event in d["targets"]))
+        self.loads = [d for d in self.dependencies if any(event == "load" for _, event in d["targets"])]
 
-    def call(self, kind: str) -> tuple[int, float]:
-        """Trigger every event of that kind; bytes received and seconds."""
-        began = time.monotonic()
-        return sum(len(self._trigger(dependency)) for dependency in self.events[kind]), time.monotonic() - began
+    def load(self) -> None:
+        """What a browser triggers when the page opens."""
+        for dependency in self.loads:
+            self._trigger(dependency)
 
-    def tick(self) -> None:
-        """Trigger the timer; the page may tell it to come more seldom."""
-        dependency = self.events["tick"][0]
-        news = json.loads(self._trigger(dependency))["data"][dependency["outputs"].index(self.timer)]
-        if isinstance(news, dict) and "value" in news:
-            self.pace = float(news["value"])
+    def tick(self) -> int:
+        """Ask for news and fetch them where there are some; the page may tell it to come more seldom.
+
+        Returns:
+            Bytes received.
+        """
+        answer = self._trigger(self.timed)
+        (pulse,) = self.timed["outputs"]
+        if not isinstance(json.loads(answer)["data"][0], str):
+            return len(answer)
+        refresh = self._dependency(pulse, "change")
+        news = self._trigger(refresh)
+        pace = json.loads(news)["data"][refresh["outputs"].index(self.timer)]
+        if isinstance(pace, dict) and "value" in pace:
+            self.pace = float(pace["value"])
+        return len(answer) + len(news)
 
     def press(self, elem_id: str) -> list:
         """Click a button that has that `elem_id`; what its event answers."""
-        clicked = [self.ids[elem_id], "click"]
-        dependency = next(d for d in self.dependencies if any(list(target) == clicked for target in d["targets"]))
-        return json.loads(self._trigger(dependency))["data"]
+        return json.loads(self._trigger(self._dependency(self.ids[elem_id], "click")))["data"]
+
+    def _dependency(self, component: int, event: str) -> dict:
+        return next(d for d in self.dependencies if [component, event] in [list(target) for target in d["targets"]])
 
     def _trigger(self, dependency: dict) -> bytes:
         body = {"data": [None] * len(dependency["inputs"]), "fn_index": dependency["id"], "session_hash": self.session, "event_data": None}
@@ -78,7 +110,7 @@ class Viewer:
 
     def watch(self, leave: threading.Event) -> None:
         """Arrive, then tick until told to leave."""
-        self.call("load")
+        self.load()
         while not leave.wait(self.pace):
             self.tick()
 

@@ -10,7 +10,7 @@ import pytest
 from tests.benchmarks.bench_endurance import ARMS, measure, missed
 from tests.benchmarks.bench_page import ticks_while_starting
 from tests.benchmarks.page_memory import measure_memory
-from tests.benchmarks.page_server import Viewer
+from tests.benchmarks.page_server import Viewer, timed
 from tests.browser.conftest import CHROMIUM, PATIENCE, Server
 
 pytestmark = pytest.mark.browser
@@ -50,8 +50,8 @@ def test_viewers_that_hang_hold_nobody_up(server: Server) -> None:
         words = f"GET /config HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
         connection.sendall((words + "\r\n" if i % 2 else words).encode())  # half ask and never read, half never finish asking
         hung.append(connection)
-    viewer.call("load")
-    times = [viewer.call("tick")[1] for _ in range(20)]
+    viewer.load()
+    times = [timed(viewer.tick)[1] for _ in range(20)]
     for connection in hung:
         connection.close()
     assert sorted(times)[10] < 0.2 * PATIENCE and max(times) < 2 * PATIENCE, times
