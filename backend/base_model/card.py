@@ -81,7 +81,12 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         "Caption adherence: R² of attributes that a ridge regressor on Lite0 features of the picture's regions reads, against the caption's parameters. "
         "It was fitted on renders of which every second was slightly blurred, brightened, contrasted or made grainy, so that it does not depend on a render's exact sharpness.",
         "",
-        *_adherence_rows(figures, before),
+        *_adherence_rows(figures, "adherence", before),
+        "",
+        "The same where renders and generated pictures are each read by regressors fitted on themselves (Lite0, block 10; five folds): "
+        "how much of the caption a picture carries, whether or not it looks as the renderer would draw it. The table above asks for both.",
+        "",
+        *_adherence_rows(figures, "own_adherence", before),
         "",
         *_guidance_rows(figures),
         "## Judges",
@@ -132,11 +137,12 @@ def _figure_rows(figures: dict, before: dict | None) -> list[str]:
     return ["| figure | value | before | beside |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _adherence_rows(figures: dict, before: dict | None) -> list[str]:
-    """The table of adherence, the version before beside this one."""
+def _adherence_rows(figures: dict, key: str, before: dict | None) -> list[str]:
+    """A table of adherence, the version before beside this one where it has it."""
+    older = (before or {}).get(key, {})
     lines = ["| attribute | generated | renders | relative | relative before |", "|---|---|---|---|---|"]
-    for name, row in figures["adherence"].items():
-        old = f"{before['adherence'][name]['relative']:.2f}" if before else "–"
+    for name, row in figures[key].items():
+        old = f"{older[name]['relative']:.2f}" if name in older else "–"
         lines.append(f"| {name} | {row['generated']:.3f} | {row['renders']:.3f} | {row['relative']:.2f} | {old} |")
     return lines
 

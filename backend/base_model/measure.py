@@ -16,7 +16,7 @@ from backend.features.load import load_extractor
 from backend.reference.captions import ATTRIBUTES, attribute_targets, caption, sample_for_caption
 from backend.reference.realism import frechet
 from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
-from backend.rewards.attributes_model import r_squared
+from backend.rewards.attributes_model import cross_validated, r_squared
 
 GUIDANCE = 7.5
 SEED = 500_000  # of the first image of held-out renders' captions
@@ -111,8 +111,24 @@ def adherence_table(reader: RegionReader, renders: np.ndarray, generated: np.nda
         params: N.
     """
     true = truth(params)
-    scores = {name: group_r_squared(reader.read(to_tensor(images)), true) for name, images in (("renders", renders), ("generated", generated))}
-    table = {group: {name: row[group] for name, row in scores.items()} for group in scores["renders"]}
+    return _beside(*(group_r_squared(reader.read(to_tensor(images)), true) for images in (renders, generated)))
+
+
+def own_adherence_table(renders: np.ndarray, generated: np.ndarray, params: Sequence[CraterParameters]) -> dict[str, dict[str, float]]:
+    """R^2 of the caption's parameters, each set of pictures read by regressors fitted on itself (five folds).
+
+    It says how much of the caption a picture carries; `adherence_table` also asks that it look as the renderer would draw it.
+
+    Args:
+        renders, generated: [N, D] features of pictures of the same parameters.
+        params: N.
+    """
+    true = truth(params)
+    return _beside(*(group_r_squared(cross_validated(torch.from_numpy(features), true), true) for features in (renders, generated)))
+
+
+def _beside(renders: dict[str, float], generated: dict[str, float]) -> dict[str, dict[str, float]]:
+    table = {group: {"renders": renders[group], "generated": generated[group]} for group in renders}
     for row in table.values():
         row["relative"] = round(row["generated"] / row["renders"], 3) if row["renders"] > 0 else 0.0
     return table
@@ -203,6 +219,7 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
         "reconstruction_rmse": round(reconstruction_rmse(folder, fresh), 5),
         "frechet_lite0": frechet_table(features["fresh"], {"generated": features["generated"], "noise": features["noise"]}, rng),
         "adherence": adherence_table(reader, fresh, generated, params),
+        "own_adherence": own_adherence_table(features["fresh"], features["generated"], params),
         "guidance": guidance_table(folder, reader, fresh, params, generated),
         "diversity_vendi_lite2": diversity_table(folder, test_prompts, max(2, count // (2 * len(test_prompts))), rng),
         "memorisation": memorisation(generated, training, fresh),

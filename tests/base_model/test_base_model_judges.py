@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from backend.base_model.agreement import LABELS, agreement, area_under_curve, rank_correlation, read_labels
 from backend.base_model.judges import RECORD, judge_versions, judges_markdown
-from backend.base_model.measure import group_r_squared, truth
+from backend.base_model.measure import group_r_squared, own_adherence_table, truth
 from backend.base_model.publish import remember
 from backend.base_model.readers import disturbed, half_disturbed, region_features, region_masks
 from backend.base_model.sheets import GAP, TITLE, read_crops, side_by_side, spread_over
@@ -101,6 +101,15 @@ def test_pooled_r_squared_weighs_attributes_by_their_variance() -> None:
     true = truth([sample_parameters(np.random.default_rng(i)) for i in range(50)])
     assert set(group_r_squared(true, true).values()) == {1.0}
     assert set(group_r_squared(true.mean(0).expand_as(true), true).values()) == {0.0}
+
+
+def test_own_adherence_forgives_a_style_but_not_a_lost_caption() -> None:
+    rng = np.random.default_rng(0)
+    params = [sample_parameters(np.random.default_rng(i)) for i in range(300)]
+    renders = truth(params).numpy() @ rng.normal(size=(len(ATTRIBUTES), 64)) + 0.1 * rng.normal(size=(300, 64))
+    styled, lost = 0.4 * renders - 7, rng.permutation(renders)
+    assert all(row["relative"] == pytest.approx(1, abs=0.02) for row in own_adherence_table(renders, styled, params).values())
+    assert all(row["relative"] < 0.05 for row in own_adherence_table(renders, lost, params).values())
 
 
 def test_history_keeps_versions_and_replaces_a_repeated_measurement(tmp_path) -> None:
