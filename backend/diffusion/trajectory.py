@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
+
+FIRST = {"images", "final_latents", "guidance", "embeds"}  # tensors of a trajectory that begin with the image; the others begin with the step
 
 
 @dataclass
@@ -110,13 +112,21 @@ class Trajectory:
 
     def slice(self, index: torch.Tensor) -> Trajectory:
         """The rollout of some of the images [b] long."""
-        first = {"images", "final_latents", "guidance", "embeds"}
-        values = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, torch.Tensor):
-                values[field.name] = value[index] if field.name in first else value[:, index]
-        return Trajectory(**values, seeds=[self.seeds[i] for i in index.tolist()], window=self.window)
+        values = {name: value[index] if name in FIRST else value[:, index] for name, value in self._tensors().items()}
+        return replace(self, **values, seeds=[self.seeds[i] for i in index.tolist()])
+
+    @staticmethod
+    def join(parts: list[Trajectory]) -> Trajectory:
+        """The rollout of the images of several, in order."""
+        values = {name: torch.cat([getattr(part, name) for part in parts], 0 if name in FIRST else 1) for name in parts[0]._tensors()}
+        return replace(parts[0], **values, seeds=[seed for part in parts for seed in part.seeds])
+
+    def to(self, device: torch.device | str) -> Trajectory:
+        """The same on another device."""
+        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)}
 
     def transitions(self, index: torch.Tensor, steps: torch.Tensor | None = None) -> Transitions:
         """The (image, step) pairs of some images [b] long and steps (default all K), image by image: m = b K."""

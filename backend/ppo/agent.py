@@ -26,6 +26,7 @@ from backend.ppo.losses import explained_variance
 from backend.ppo.memory import ReplayMemory
 from backend.ppo.noise_scale import GradientNoiseScale
 from backend.ppo.objective import Settings, fill_stats
+from backend.ppo.ranks import Ranks
 from backend.ppo.state import adam_tensors, load_adam, prefixed, unprefixed
 from backend.ppo.stats import UpdateStats, sample_diversity
 from backend.ppo.trpo import TRPO
@@ -65,7 +66,11 @@ class Agent:
         self.ema = MovingAverage(policy, config.ema_decay)
         self.ppo = PPO(policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale)
         self.trpo = TRPO(policy, self.critic, self.critic_optimiser)
-        self.walk = noise_gradient  # a team of processes shares it out
+        self.ranks = Ranks()
+
+    def join_ranks(self, ranks: Ranks) -> None:
+        """From now on share rollouts, the way back and the pairs of each minibatch with other processes that do the same."""
+        self.ranks = self.ppo.ranks = ranks
 
     @property
     def clip_range(self) -> float:
@@ -115,16 +120,23 @@ class Agent:
         """
         if len(prompt_embeds) != len(seeds):
             raise InputError(f"{len(prompt_embeds)} prompt embeddings for {len(seeds)} seeds: give one of each per image")
-        noise = NoiseSource(seeds, self.backbone.device)
+        window, keywords = self.window(episode), {"num_inference_steps": self.config.num_inference_steps, "guidance_scale": self.config.guidance_scale}
         with ExitStack() as stack:
             if use_ema:
                 stack.enter_context(self.ema.applied())
             if base:
                 stack.enter_context(self.policy.as_base())
-            return rollout(
-                self.backbone, self.policy, prompt_embeds.to(self.backbone.device), noise, self.window(episode), num_inference_steps=self.config.num_inference_steps,
-                guidance_scale=self.config.guidance_scale, deterministic=deterministic, should_stop=should_stop,
-            )  # fmt: skip
+
+            def draw(embeds: torch.Tensor, own: Sequence[int], stop: ShouldStop | None) -> Trajectory:
+                device = self.backbone.device
+                return rollout(self.backbone, self.policy, embeds.to(device), NoiseSource(own, device), window, deterministic=deterministic, should_stop=stop, **keywords)
+
+            if self.ranks.size == 1:
+                return draw(prompt_embeds, seeds, should_stop)
+            # Nobody leaves half-way, or the others would wait for ever.
+            mine = self.ranks.share(len(seeds)).tolist()
+            part = draw(prompt_embeds[mine], [seeds[i] for i in mine], None).to("cpu") if mine else None
+            return Trajectory.join([p for p in self.ranks.gather(part) if p is not None]).to(self.backbone.device)
 
     @property
     def wants_twins(self) -> bool:
@@ -208,7 +220,9 @@ class Agent:
 
         The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median.
         """
-        found = self.walk(self.backbone, self.policy, trajectory, image_gradient, micro_batch, should_stop).flatten(2)
+        mine = self.ranks.share(len(trajectory)).to(image_gradient.device)
+        part = noise_gradient(self.backbone, self.policy, trajectory.slice(mine), image_gradient[mine], micro_batch, should_stop) if len(mine) else None
+        found = self.ranks.join(part, 1).to(trajectory.actions.device).flatten(2)
         found = torch.where(found.isfinite().all(2, keepdim=True), found, 0.0)
         norms = found.norm(dim=2, keepdim=True)
         limit = PULL_LIMIT * norms.median(1, keepdim=True).values
@@ -219,11 +233,13 @@ class Agent:
         """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""
         step = int(torch.randint(trajectory.steps, (1,), generator=generator))
         index = (group.transitions.step == step).nonzero().squeeze(1)
-        means = torch.zeros_like(group.transitions.mean)
+        means, found = torch.zeros_like(group.transitions.mean), []
         with torch.no_grad(), self.policy.as_base():
-            for part in index.split(settings.micro_batch):
+            mine = index[self.ranks.share(len(index)).to(index.device)]
+            for part in mine.split(settings.micro_batch) if len(mine) else ():
                 check_stop(should_stop)
-                means[part] = self.policy.distribution(group.transitions.take(part)).mean
+                found.append(self.policy.distribution(group.transitions.take(part)).mean)
+        means[index] = self.ranks.join(torch.cat(found) if found else None).to(means)
         group.transitions.base_mean, group.transitions.base_known = means, group.transitions.step == step
         settings.base_share = 1 / trajectory.steps
 

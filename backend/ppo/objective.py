@@ -12,6 +12,7 @@ from backend.diffusion.trajectory import Transitions
 from backend.policies.base import Policy
 from backend.ppo.batch import Batch
 from backend.ppo.losses import clipped_surrogate, value_loss
+from backend.ppo.ranks import Ranks
 from backend.ppo.stats import UpdateStats
 
 MEMORY_GUARD = 4.0  # replayed pairs whose joint log-ratio exceeds this many clip ranges are left out
@@ -56,6 +57,11 @@ class Tally:
         """Keep detached values [m] by name."""
         for name, value in values.items():
             self.rows.setdefault(name, []).append(value.detach())
+
+    def gather(self, ranks: Ranks) -> None:
+        """Take in what the other processes gathered."""
+        everywhere = ranks.gather({name: torch.cat(values).cpu() for name, values in self.rows.items()})
+        self.rows = {name: [rows[name] for rows in everywhere if name in rows] for name in sorted(set().union(*everywhere))}
 
     def get(self, name: str) -> torch.Tensor:
         """Finite values gathered under a name; one zero where there are none."""

@@ -11,6 +11,7 @@ from backend.policies.base import Policy
 from backend.ppo.batch import Batch
 from backend.ppo.noise_scale import GradientNoiseScale
 from backend.ppo.objective import Settings, Tally, critic_step, pair_loss
+from backend.ppo.ranks import Ranks
 
 
 class PPO:
@@ -34,6 +35,7 @@ class PPO:
         self.policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale = policy, optimiser, critic, critic_optimiser, noise_scale
         # Losses are per action element: in half precision their gradients would underflow, so they go backward about d_a times larger.
         half = policy.backbone.dtype != torch.float32
+        self.ranks = Ranks()
         self.loss_scale = 2.0 ** round(math.log2(policy.action_dimension)) if half else 1.0
 
     def run(self, batch: Batch, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None = None) -> Tally:
@@ -55,6 +57,8 @@ class PPO:
             self.noise_scale.observe(gradients, max(1, batch.images // settings.minibatches))
             if tally.early_stopped:
                 break
+        if self.ranks.size > 1:
+            tally.gather(self.ranks)
         return tally
 
     def _minibatch(self, part: Batch, images: int, settings: Settings, tally: Tally, should_stop: ShouldStop | None) -> torch.Tensor | None:
@@ -64,7 +68,8 @@ class PPO:
             return None
         self.optimiser.zero_grad(set_to_none=True)
         kls, finite = [], True
-        for chunk in part.split(settings.micro_batch or images):
+        mine = part if self.ranks.size == 1 else part.take(self.ranks.share(len(part)).to(part.image.device))
+        for chunk in mine.split(settings.micro_batch or images):
             check_stop(should_stop)
             loss, kl = pair_loss(self.policy, chunk, settings, tally)
             finite = finite and bool(loss.isfinite())
@@ -72,7 +77,8 @@ class PPO:
                 break
             (loss * (self.loss_scale / pairs)).backward()
             kls.append(kl)
-        kl = torch.cat(kls) if kls else torch.zeros(0)
+        finite = all(self.ranks.gather(finite))
+        kl = self.ranks.join(torch.cat(kls) if kls else torch.zeros(0))
         tally.last_kl = float(kl.mean()) * self.policy.action_dimension if len(kl) else 0.0
         if tally.last_kl > settings.target_kl:
             self.optimiser.zero_grad(set_to_none=True)
@@ -81,7 +87,18 @@ class PPO:
             finite = critic_step(self.critic, self.critic_optimiser, part, settings, tally) and finite
         return self._step(settings, tally, finite)
 
+    def _add_gradients(self) -> None:
+        """Give every process the sum of all gradients; a parameter that had none anywhere keeps none."""
+        parameters = list(self.policy.trainable().values())
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        there = torch.tensor([p.grad is not None for p in parameters], dtype=flat.dtype, device=flat.device)
+        total = self.ranks.total(torch.cat([flat, there]))
+        for p, grad, known in zip(parameters, total[: len(flat)].split([p.numel() for p in parameters]), total[len(flat) :].tolist(), strict=True):
+            p.grad = grad.view_as(p).clone() if known else None
+
     def _step(self, settings: Settings, tally: Tally, finite: bool) -> torch.Tensor | None:
+        if self.ranks.size > 1 and finite:
+            self._add_gradients()
         parameters = [p for p in self.policy.trainable().values() if p.grad is not None]
         for p in parameters if self.loss_scale != 1 else []:
             p.grad.div_(self.loss_scale)

@@ -1,7 +1,8 @@
-"""Several processes on one run (torchrun, accelerate): each draws its share of every group and walks it back, rank 0 alone writes.
+"""Several processes on one run (torchrun, accelerate): each draws its share of every group, walks it back and replays it; rank 0 alone writes.
 
-All processes hold the same policy and make the same update from the same gathered group, so that nothing has to be
-averaged and a run on many processes is the run on one. What is saved is the sampling time, the larger part of an episode.
+All processes hold the same policy, optimiser and group. They share out what costs forwards of the model (rollouts, the way
+back, the pairs of each minibatch) and add up the gradients, so that a run on many processes is the run on one but for
+the rounding of those sums. TRPO's conjugate gradients are computed by every process in full.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from backend.config import TrainConfig
+from backend.ppo.ranks import Ranks
 from backend.runs import Run, RunStore
 
-FIRST = {"images", "final_latents", "guidance", "embeds"}  # of a trajectory: [B, ...]; all other tensors are [K, B, ...]
+if TYPE_CHECKING:
+    import torch
+
 PATIENCE = timedelta(hours=2)  # a paused run answers nobody meanwhile
 
 
@@ -39,8 +40,8 @@ def is_main() -> bool:
     return rank() == 0
 
 
-class Team:
-    """The processes that train together; objects travel between them over gloo, whatever the device."""
+class Team(Ranks):
+    """The processes that train together; what they tell each other travels over gloo, whatever the device."""
 
     def __init__(self) -> None:
         import torch.distributed as dist
@@ -62,69 +63,16 @@ class Team:
         self._dist.all_gather_object(box, value)
         return box
 
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of every process's tensor; gloo sums each piece on one process, so that all get the same bits."""
+        shared = value.detach().cpu().contiguous()
+        shared = shared.clone() if shared is value else shared
+        self._dist.all_reduce(shared)
+        return shared.to(value.device)
+
     def leave(self) -> None:
         """End the group."""
         self._dist.destroy_process_group()
-
-
-def join_trajectories(parts: Sequence[Any]) -> Any:
-    """One trajectory of the images of several, in order."""
-    import torch
-
-    values: dict[str, Any] = {}
-    for field in fields(parts[0]):
-        items = [getattr(part, field.name) for part in parts]
-        if isinstance(items[0], torch.Tensor):
-            values[field.name] = torch.cat(items, 0 if field.name in FIRST else 1)
-        elif field.name == "seeds":
-            values[field.name] = [seed for item in items for seed in item]
-    return replace(parts[0], **values)
-
-
-def move(trajectory: Any, device: Any) -> Any:
-    """The trajectory with its tensors on another device."""
-    import torch
-
-    tensors = {f.name: value.to(device) for f in fields(trajectory) if isinstance(value := getattr(trajectory, f.name), torch.Tensor)}
-    return replace(trajectory, **tensors)
-
-
-class SharedAgent:
-    """An agent whose rollouts are shared out over a team; everything else is the agent's own.
-
-    Args:
-        agent: this process's agent.
-        team: the processes.
-        device: where trajectories belong.
-    """
-
-    def __init__(self, agent: Any, team: Team, device: Any) -> None:
-        self._agent, self._team, self._device = agent, team, device
-        agent.walk = self._walk
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._agent, name)
-
-    def rollout(self, prompt_embeds: Any, seeds: Sequence[int], *args: Any, should_stop: Any = None, **keywords: Any) -> Any:
-        """As the agent's; every process gets the whole group. It cannot be left half-way, or the others would wait for ever."""
-        mine = self._mine(len(seeds))
-        part = self._agent.rollout(prompt_embeds[mine], [seeds[i] for i in mine], *args, **keywords) if mine else None
-        parts = self._team.gather(None if part is None else move(part, "cpu"))
-        return move(join_trajectories([p for p in parts if p is not None]), self._device)
-
-    def _mine(self, images: int) -> list[int]:
-        """This process's share of a group."""
-        return np.array_split(np.arange(images), self._team.size)[self._team.rank].tolist()
-
-    def _walk(self, backbone: Any, policy: Any, trajectory: Any, image_gradient: Any, micro_batch: int, should_stop: Any = None) -> Any:
-        """`noise_gradient` of the whole group, of which every process walks back its share."""
-        import torch
-
-        from backend.diffusion.pathwise import noise_gradient
-
-        mine = torch.tensor(self._mine(len(trajectory)), dtype=torch.long, device=image_gradient.device)
-        part = noise_gradient(backbone, policy, trajectory.slice(mine), image_gradient[mine], micro_batch).cpu() if len(mine) else None
-        return torch.cat([p for p in self._team.gather(part) if p is not None], dim=1).to(trajectory.actions.device)
 
 
 def team_control(run: Run, team: Team) -> Any:
@@ -175,7 +123,7 @@ def train_together(config: TrainConfig, run_id: Callable[[], str], root: Path, b
 
         def shared(settings: TrainConfig, say: Any) -> Any:
             session = (build or build_session)(settings.model_copy(update={"device": _own_device(settings)}), say)
-            session.agent = SharedAgent(session.agent, team, session.device)
+            session.agent.join_ranks(team)
             return session
 
         return train(config, run, team_control(run, team), build=shared, **keywords)

@@ -12,6 +12,7 @@ import torch
 
 from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import check_stop
+from backend.ppo.ranks import Ranks
 from backend.training.session import Session
 
 SIDE = 8
@@ -33,9 +34,14 @@ class FakeAgent:
         self.optimiser = torch.optim.Adam([self.policy.weight], lr=config.learning_rate)
         self.baseline = 0.0
         self.rolled = []
+        self.ranks = Ranks()
+
+    def join_ranks(self, ranks: Ranks) -> None:
+        self.ranks = ranks
 
     def rollout(self, prompt_embeds, seeds, episode=0, deterministic=False, use_ema=False, should_stop=None, base=False):
-        noise = torch.stack([torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        own = [seeds[i] for i in self.ranks.share(len(seeds))]
+        noise = self.ranks.join(torch.stack([torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in own]) if own else None)
         for _ in range(self.config.num_inference_steps):
             check_stop(should_stop)
             time.sleep(self.step_seconds)

@@ -3,15 +3,13 @@
 import multiprocessing
 import os
 import socket
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from backend.diffusion.trajectory import Trajectory
 from backend.runs import RunStore
-from backend.training import distributed
-from backend.training.distributed import SharedAgent, join_trajectories, train_together
+from backend.training.distributed import Team, train_together
 from backend.training.trainer import train
 from tests.learner_bench import bench
 from tests.training.fake_learner import fake_build, small_config
@@ -39,34 +37,33 @@ def trajectory(seeds):
 
 
 def test_joined_parts_are_the_whole():
-    whole, joined = trajectory([1, 2, 3, 4, 5]), join_trajectories([trajectory([1, 2, 3]), trajectory([4, 5])])
+    whole, joined = trajectory([1, 2, 3, 4, 5]), Trajectory.join([trajectory([1, 2, 3]), trajectory([4, 5])])
     for name, value in vars(whole).items():
         other = getattr(joined, name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
-def fake_join(parts):
-    return SimpleNamespace(
-        images=torch.cat([p.images for p in parts]), noise=torch.cat([p.noise for p in parts]), log_probs=torch.cat([p.log_probs for p in parts], 1), episode=parts[0].episode
-    )
+def as_rank(rank, port, size):
+    """Make this process one of a team."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
 
 
 def one_rank(rank, port, root, run_id, config, results):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    distributed.join_trajectories, distributed.move = fake_join, lambda part, device: part
+    as_rank(rank, port, 2)
     sessions = []
     state = train_together(config, lambda: run_id, root, build=fake_build(keep=sessions))
-    results.put((rank, state, sessions[0].agent._agent.policy.weight.detach().numpy().tobytes()))
+    results.put((rank, state, sessions[0].agent.policy.weight.detach().numpy().tobytes()))
 
 
-def together(store, config, run):
+def in_processes(work, *arguments, size=2):
+    """What `work(rank, port, *arguments, results)` puts into `results`, sorted, one from each process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    processes = [context.Process(target=one_rank, args=(r, port, store.root, run.id, config, results), daemon=True) for r in range(2)]
+    processes = [context.Process(target=work, args=(r, port, *arguments, results), daemon=True) for r in range(size)]
     for process in processes:
         process.start()
     found = sorted(results.get(timeout=200) for _ in processes)
@@ -79,37 +76,54 @@ def test_two_processes_make_the_run_of_one_and_stop_and_resume_alike(tmp_path):
     store, config = RunStore(tmp_path), small_config(episodes=6, save_every=3)
     alone, run = store.create(config), store.create(config)
     train(config, alone, build=fake_build())
-    (_, state, weights), (_, other, same) = together(store, config, run)
+    (_, state, weights), (_, other, same) = in_processes(one_rank, store.root, run.id, config)
     assert (state, other) == ("completed", "completed") and weights == same
     assert fingerprint(run) == fingerprint(alone)
     longer = small_config(episodes=9, save_every=3)
     straight = store.create(longer)
     train(longer, straight, build=fake_build())
-    together(store, longer, run)
+    in_processes(one_rank, store.root, run.id, longer)
     assert fingerprint(run)["policy_updates.csv"] == fingerprint(straight)["policy_updates.csv"]
     assert len(store.list()) == 3
 
 
-class Lockstep:
-    """A team whose processes take turns in one: `gather` returns what the others would have sent."""
-
-    def __init__(self, rank, size, sent):
-        self.rank, self.size, self.sent = rank, size, sent
-
-    def gather(self, value):
-        self.sent[self.rank] = value
-        return [self.sent.get(rank) for rank in range(self.size)]
+EPISODES, IMAGES = 2, 6
 
 
-@pytest.mark.parametrize("size", [2, 4, 7])
-def test_processes_share_the_way_back(bench, size):
-    b = bench()
-    drawn = b.rollout(1)
-    weight = torch.randn(drawn.images.shape, generator=torch.Generator().manual_seed(0))
-    alone = b.agent.pulls(drawn, weight, 1.0, 2)
-    sent = {}
-    for rank in range(size):  # seven processes for six images: the last has none
-        SharedAgent(b.agent, Lockstep(rank, size, sent), torch.device("cpu"))
-        shared = b.agent.walk(b.agent.backbone, b.agent.policy, drawn, weight, 2)
-    assert shared.shape == drawn.actions.shape
-    assert torch.allclose(b.agent.pulls(drawn, weight, 1.0, 2), alone, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))
+def learn(b):
+    """Two episodes of the real agent: what the policy is then, and what it reported."""
+    reports = []
+    for number in range(EPISODES):
+        drawn = b.rollout(number)
+        slope = torch.randn(drawn.images.shape, generator=torch.Generator().manual_seed(number)) / drawn.images[0].numel()
+        reports.append(b.agent.update(drawn, 20 * (drawn.images.mean((1, 2, 3)) - 0.5), b.index, None, torch.Generator().manual_seed(number), image_gradient=slope).to_dict())
+    return torch.cat([p.detach().flatten() for p in b.agent.policy.trainable().values()]), reports
+
+
+def one_learner(rank, port, make, size, results):
+    as_rank(rank, port, size)
+    team = Team()
+    b = make()
+    b.agent.join_ranks(team)
+    drawn = [len(team.share(IMAGES))]
+    weights, reports = learn(b)
+    results.put((rank, drawn, weights.numpy().tobytes(), reports))
+    team.leave()
+
+
+# Six minibatches of one image have two pairs each: of three processes one has none.
+@pytest.mark.parametrize(("values", "size"), [({"pathwise": 0.0, "advantage": "gae", "mode": "DIVERSITY_POLICY"}, 2), ({"minibatches": 6}, 3)])
+def test_processes_share_an_update_and_agree_to_the_bit(bench, values, size):
+    def make():
+        return bench(kl_base_coef=0.1, **values)
+
+    start = torch.cat([p.detach().flatten() for p in make().agent.policy.trainable().values()])
+    torch.set_num_threads(1)
+    found = in_processes(one_learner, make, size, size=size)
+    alone, reports = learn(make())
+    assert len({weights for _, _, weights, _ in found}) == 1
+    assert sum(drawn[0] for _, drawn, _, _ in found) == IMAGES
+    ours = torch.frombuffer(bytearray(found[0][2]), dtype=torch.float32)
+    assert float((ours - alone).norm()) < 0.02 * float((alone - start).norm())
+    for mine, theirs in zip(found[0][3], reports, strict=True):
+        assert mine["samples_used"] == theirs["samples_used"] and mine["kl_divergence"] == pytest.approx(theirs["kl_divergence"], rel=0.05, abs=1e-6)
