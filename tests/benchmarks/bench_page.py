@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,19 +21,18 @@ from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import TABLES, RunStore
 from backend.runs.tables import TableWriter
-from tests.benchmarks.common import RESULTS, machine, machine_line, read, write
+from tests.benchmarks.limits import Limit, measure_arms
 from tests.benchmarks.page_server import Viewer, served, timed, wait_until_idle
 
 VIEWERS, HISTORY = 20, 10_000
 PHASES, EPISODES_A_PHASE = 6, 5  # without and with viewers in turn, so that a drift of the machine cancels
 LIMITS = {
-    "idle_tick_ms": (5.0, "processor time of a tick that changes nothing, ms"),
-    "idle_tick_bytes": (1024.0, "what such a tick sends, bytes"),
-    "history_seconds": (2.0, f"{HISTORY} episodes of history, from opening to the curves' data, s"),
-    "start_tick_ms": (100.0, "time between two answered ticks while a run starts, from Start to its first episode, ms"),
-    "slowdown_percent": (5.0, f"training with {VIEWERS} viewers, slower by, %"),
+    "idle_tick_ms": Limit(5.0, "processor time of a tick that changes nothing, ms"),
+    "idle_tick_bytes": Limit(1024.0, "what such a tick sends, bytes"),
+    "history_seconds": Limit(2.0, f"{HISTORY} episodes of history, from opening to the curves' data, s"),
+    "start_tick_ms": Limit(100.0, "time between two answered ticks while a run starts, from Start to its first episode, ms"),
+    "slowdown_percent": Limit(5.0, f"training with {VIEWERS} viewers, slower by, %"),
 }
-ARMS = ("tick", "history", "start", "viewers")
 
 
 def write_history(folder: str, episodes: int) -> None:
@@ -140,38 +138,17 @@ def until(run: Any, episode: int) -> None:
         time.sleep(0.1)
 
 
-def table(results: dict[str, dict[str, Any]]) -> tuple[str, bool]:
-    """Markdown table and whether every limit is kept."""
-    known = next(iter(results.values()))["machine"]
-    lines = ["# The page under load", "", f"Machine: {machine_line(known)}.", "Command: `python -m tests.benchmarks.bench_page`.", ""]
-    lines += ["| What | Measured | At most | Kept |", "| --- | ---: | ---: | --- |"]
-    found = {key: value for result in results.values() for key, value in result.items() if key in LIMITS}
-    lines += [f"| {LIMITS[key][1]} | {value:.2f} | {LIMITS[key][0]:g} | {'yes' if value <= LIMITS[key][0] else 'no'} |" for key, value in found.items()]
-    return "\n".join(lines) + "\n", all(value <= LIMITS[key][0] for key, value in found.items())
-
-
 def main() -> int:
     """Measure what was asked for and write the table."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--arm", action="append", choices=ARMS)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--phases", type=int, default=PHASES, help="phases of the viewers' arm, without and with them in turn; an even number")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    chosen = parser.parse_args()
-    settings = dict(s.split("=", 1) for s in chosen.set)
-    work = {"tick": measure_tick, "history": measure_history, "start": lambda: measure_start(settings), "viewers": lambda: measure_viewers(settings, chosen.phases)}
-    folder = chosen.results / "page"
-    try:
-        for arm in chosen.arm or ARMS:
-            if chosen.arm or read(folder / f"{arm}.json") is None:
-                write(folder / f"{arm}.json", {**work[arm](), "machine": machine()})
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    text, fine = table({arm: found for arm in ARMS if (found := read(folder / f"{arm}.json")) is not None})
-    (chosen.results / "page.md").write_text(text, encoding="utf-8")
-    print(text)
-    return 0 if fine else 1
+    arms = {
+        "tick": lambda *_: measure_tick(),
+        "history": lambda *_: measure_history(),
+        "start": lambda _, settings: measure_start(settings),
+        "viewers": lambda chosen, settings: measure_viewers(settings, chosen.phases),
+    }
+    return measure_arms(parser, "tests.benchmarks.bench_page", "The page under load", LIMITS, arms)
 
 
 if __name__ == "__main__":

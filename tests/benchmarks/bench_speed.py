@@ -24,18 +24,17 @@ from typing import Any
 import psutil
 
 from backend.errors import InputError
-from tests.benchmarks.common import RESULTS, machine, machine_line, read, write
+from tests.benchmarks.limits import Limit, measure_arms
 
 EPISODES = 8  # after the first; the median is taken
 PRESET = "quick_look"  # what the page starts with
 LIMITS = {
-    "first_point_seconds": (15.0, "first chart point after Start (the page has imported the trainer while the form was read), s", "most"),
-    "episode_seconds": (8.0, "one episode at 16 images x 10 steps with guidance, s", "most"),
-    "peak_gib": (3.0, "peak memory of the training process, GiB", "most"),
-    "renders_per_second": (15.0, "renderer at 128 x 128 on one core, images/s", "least"),
-    "page_seconds": (10.0, "page interactive after `python app.py`, s", "most"),
-}  # fmt: skip
-ARMS = ("train", "renderer", "page")
+    "first_point_seconds": Limit(15.0, "first chart point after Start (the page has imported the trainer while the form was read), s"),
+    "episode_seconds": Limit(8.0, "one episode at 16 images x 10 steps with guidance, s"),
+    "peak_gib": Limit(3.0, "peak memory of the training process, GiB"),
+    "renders_per_second": Limit(15.0, "renderer at 128 x 128 on one core, images/s", least=True),
+    "page_seconds": Limit(10.0, "page interactive after `python app.py`, s"),
+}
 
 TRAIN = """
 import json, sys, time
@@ -162,42 +161,10 @@ def wait_for_button(address: str, began: float) -> float | None:
     return seen
 
 
-def table(results: dict[str, dict[str, Any]]) -> tuple[str, bool]:
-    """Markdown table and whether every limit is kept."""
-    known = next(iter(results.values()))["machine"]
-    lines = ["# Speed and memory", "", f"Machine: {machine_line(known)}.", "Command: `python -m tests.benchmarks.bench_speed`.", ""]
-    lines += ["| What | Measured | Limit | Kept |", "| --- | ---: | ---: | --- |"]
-    fine = True
-    for key, (limit, words, side) in LIMITS.items():
-        value = next((result[key] for result in results.values() if key in result), None)
-        if value is None:
-            continue
-        kept = value <= limit if side == "most" else value >= limit
-        fine &= kept
-        lines.append(f"| {words} | {value:.2f} | {'≤' if side == 'most' else '≥'} {limit:g} | {'yes' if kept else 'no'} |")
-    return "\n".join(lines) + "\n", fine
-
-
 def main() -> int:
     """Measure what was asked for and write the table."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--arm", action="append", choices=ARMS)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    chosen = parser.parse_args()
-    work = {"train": lambda: measure_train(dict(s.split("=", 1) for s in chosen.set)), "renderer": measure_renderer, "page": measure_page}
-    folder = chosen.results / "speed"
-    try:
-        for arm in chosen.arm or ARMS:
-            if chosen.arm or read(folder / f"{arm}.json") is None:
-                write(folder / f"{arm}.json", {**work[arm](), "machine": machine()})
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    text, fine = table({arm: found for arm in ARMS if (found := read(folder / f"{arm}.json")) is not None})
-    (chosen.results / "speed.md").write_text(text, encoding="utf-8")
-    print(text)
-    return 0 if fine else 1
+    arms = {"train": lambda _, settings: measure_train(settings), "renderer": lambda *_: measure_renderer(), "page": lambda *_: measure_page()}
+    return measure_arms(ArgumentParser(description=__doc__), "tests.benchmarks.bench_speed", "Speed and memory", LIMITS, arms)
 
 
 if __name__ == "__main__":
