@@ -116,7 +116,7 @@ def rollout(
         schedule = backbone.schedule(num_inference_steps).expand(len(noise))
         plan = policy.plan(schedule, embeds, noise, guidance_scale, deterministic)
         latents, guided = noise.initial(backbone.latent_shape), is_guided(plan.guidance)
-        path, chain, actions = [latents], [latents], [] if plan.action is None else [plan.action]
+        path, actions = [latents], [] if plan.action is None else [plan.action]
         for i in range(num_inference_steps):
             check_stop(should_stop)
             timestep, alpha, alpha_prev = plan.schedule.timesteps[i], plan.schedule.alphas[i], plan.schedule.alphas_prev[i]
@@ -124,21 +124,18 @@ def rollout(
             trained = window[0] <= i < window[0] + window[1]
             outcome = policy.step(StepState(i, latents, prediction, timestep, alpha, alpha_prev, embeds, trained, deterministic), noise)
             if outcome.action is not None:
-                chain = chain if actions else [latents]
                 actions.append(outcome.action)
-                chain.append(outcome.latents)
             latents = outcome.latents
             path.append(latents)
         check_stop(should_stop)
         images = backbone.decode(latents)
-    return _record(plan, images, path, chain, actions, embeds, noise, window)
+    return _record(plan, images, path, actions, embeds, noise, window)
 
 
 def _record(
     plan: Plan,
     images: torch.Tensor,
     path: list[torch.Tensor],
-    chain: list[torch.Tensor],
     actions: list[Action],
     embeds: torch.Tensor,
     noise: NoiseSource,
@@ -156,8 +153,6 @@ def _record(
     means = [a.distribution.mean for a in actions]
     return Trajectory(
         images=images.clone(),
-        final_latents=path[-1].clone(),
-        latents=stack(chain),
         path=stack(path),
         states=stack([a.state for a in actions]),
         actions=stack([a.value for a in actions]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-FIRST = {"images", "final_latents", "guidance", "embeds"}  # tensors of a trajectory that begin with the image; the others begin with the step
+FIRST = {"images", "guidance", "embeds"}  # tensors of a trajectory that begin with the image; the others begin with the step
 
 
 @dataclass
@@ -70,9 +70,6 @@ class Trajectory:
 
     Attributes:
         images: [B, 3, h, w] in [0, 1].
-        final_latents: x_0 [B, C, H, W].
-        latents: of the window, x before its first step to x after its last [K+1, B, C, H, W]; only the initial [1, B, ...] where the
-            action is chosen once per rollout.
         path: latents before each of the T steps and after the last [T+1, B, C, H, W].
         states: what each action was chosen from [K, B, ...].
         actions, means: [K, B, ...]; log_stds broadcastable to them; log_probs per action element in nats [K, B].
@@ -85,8 +82,6 @@ class Trajectory:
     """
 
     images: torch.Tensor
-    final_latents: torch.Tensor
-    latents: torch.Tensor
     path: torch.Tensor
     states: torch.Tensor
     actions: torch.Tensor
@@ -104,6 +99,11 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @property
+    def final_latents(self) -> torch.Tensor:
+        """x_0 [B, C, H, W]."""
+        return self.path[-1]
 
     @property
     def steps(self) -> int:

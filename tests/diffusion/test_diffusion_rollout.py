@@ -55,20 +55,20 @@ def test_only_the_window_is_stochastic(folder):
     backbone = load_backbone(folder)
     embeds = backbone.encode(PROMPTS)
     noisy, plain = draw(backbone, [3, 4, 5], embeds), draw(backbone, [3, 4, 5], embeds, deterministic=True)
-    assert noisy.latents.shape == (4, 3, *backbone.latent_shape)
+    assert noisy.path.shape == (11, 3, *backbone.latent_shape)
     assert noisy.timesteps[:, 0].tolist() == noisy.schedule_timesteps[1:4, 0].tolist()
     assert torch.equal(plain.log_probs, torch.zeros(0, 3))
     assert (noisy.images - plain.images).abs().max() > 1e-3
     # Step 0 is deterministic, so the window begins at one and the same latent whatever is drawn later.
     again = rollout(backbone, build_policy(make_config({"eta": 0.1, "lora_rank": 2}), backbone), embeds, NoiseSource([3, 4, 5]), (1, 3), num_inference_steps=10, guidance_scale=7.5)
-    assert torch.equal(noisy.latents[0], again.latents[0])
-    assert not torch.equal(noisy.latents[1], again.latents[1])
+    assert torch.equal(noisy.path[1], again.path[1])
+    assert not torch.equal(noisy.path[2], again.path[2])
 
 
 def test_everything_recorded_is_float32_and_may_enter_a_graph(folder):
     backbone = load_backbone(folder)
     trajectory = draw(backbone, [3], backbone.encode(PROMPTS[:1]))
-    for tensor in (trajectory.latents, trajectory.actions, trajectory.means, trajectory.log_probs, trajectory.images):
+    for tensor in (trajectory.path, trajectory.actions, trajectory.means, trajectory.log_probs, trajectory.images):
         assert tensor.dtype == torch.float32
         assert not tensor.is_inference()
 
@@ -94,7 +94,7 @@ def test_slices_and_transitions_agree(folder):
     flat = trajectory.transitions(torch.tensor([2, 0]))
     assert flat.image.tolist() == [2, 2, 2, 0, 0, 0]
     assert torch.equal(flat.action[1], trajectory.actions[1, 2])
-    assert torch.equal(flat.state[4], trajectory.latents[1, 0])
+    assert torch.equal(flat.state[4], trajectory.path[2, 0])
 
 
 def test_prompts_of_any_length_encode(folder):
@@ -107,7 +107,7 @@ def test_half_precision_keeps_latents_in_float32(tiny_pipeline):
     backbone = load_backbone(tiny_pipeline, dtype=torch.bfloat16)
     trajectory = draw(backbone, [3], backbone.encode(PROMPTS[:1]))
     assert backbone.unet.dtype == torch.bfloat16
-    assert trajectory.latents.dtype == torch.float32
+    assert trajectory.path.dtype == torch.float32
     assert trajectory.images.isfinite().all()
 
 

@@ -30,7 +30,7 @@ def trajectory(seeds):
         return first(*shape).expand(steps, b, *shape).clone()
 
     return Trajectory(
-        images=first(*size), final_latents=first(*size), latents=later(k + 1, *size), path=later(8, *size), states=later(k, *size), actions=later(k, *size), means=later(k, *size),
+        images=first(*size), path=later(8, *size), states=later(k, *size), actions=later(k, *size), means=later(k, *size),
         log_stds=later(k, 1, 1, 1), log_probs=later(k), timesteps=later(k), alphas=later(k), alphas_prev=later(k), guidance=first(), embeds=first(5, 6),
         schedule_timesteps=later(7), seeds=list(seeds), window=(1, k),
     )  # fmt: skip
