@@ -28,7 +28,7 @@ class Entry:
         target: `module:attribute`, imported on first use, or the object itself for a plug-in.
         sentence: one honest sentence for the page.
         download: what must be downloaded before first use; empty where nothing is.
-        differentiable: a policy's step by its noise, a metric's score by the images; the pathwise gradient needs both.
+        differentiable: a policy's step or plan by its noise, a metric's score by the images; the pathwise gradient needs both.
     """
 
     name: str
@@ -105,6 +105,7 @@ POLICIES = Registry(
             "SCHEDULER_POLICY",
             "backend.policies.scheduler:SchedulerPolicy",
             "Chooses the noise schedule and the guidance for each prompt; few degrees of freedom, so it reaches its optimum early.",
+            differentiable=True,
         ),
     ],
 )

@@ -7,7 +7,7 @@ so that never more than one step's activations of one micro-batch are held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,11 @@ class TracedNoise(NoiseSource):
     """Noise whose last handed-out numbers can be differentiated by."""
 
     leaf: torch.Tensor
+
+    def plan(self, shape: Sequence[int]) -> torch.Tensor:
+        """As `NoiseSource.plan`; kept as `leaf`."""
+        self.leaf = super().plan(shape).requires_grad_()
+        return self.leaf
 
     def step(self, i: int, shape: Iterable[int]) -> torch.Tensor:
         """As `NoiseSource.step`; kept as `leaf`."""
@@ -47,11 +52,11 @@ def frozen(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
 
 
 def noise_gradient(backbone: Backbone, policy: Any, trajectory: Trajectory, image_gradient: torch.Tensor, micro_batch: int, should_stop: ShouldStop | None = None) -> torch.Tensor:
-    """Derivative of a function of the images by the standard normal numbers behind each action of the window.
+    """Derivative of a function of the images by the standard normal numbers behind each action.
 
     Args:
         backbone: the frozen model.
-        policy: the one that drew the trajectory, unchanged since; it takes its actions step by step on the stock schedule.
+        policy: the one that drew the trajectory, unchanged since.
         trajectory: what `rollout` recorded.
         image_gradient: the function's derivative by the images [B, 3, h, w].
         micro_batch: images at once.
@@ -70,24 +75,30 @@ def noise_gradient(backbone: Backbone, policy: Any, trajectory: Trajectory, imag
 
 
 def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient: torch.Tensor, should_stop: ShouldStop | None) -> torch.Tensor:
-    """`noise_gradient` of one micro-batch: vector-Jacobian products from the images to the window's first step."""
+    """`noise_gradient` of one micro-batch: vector-Jacobian products from the images to the window's first step, or to the plan behind all steps."""
     noise, steps = TracedNoise(part.seeds, backbone.device), len(part.path) - 1
-    schedule, (first, count) = backbone.schedule(steps).expand(len(part)), part.window
-    guided, adjoint, found = is_guided(part.guidance), _through_decoder(backbone, part.final_latents, image_gradient), []
+    plan = policy.plan(backbone.schedule(steps).expand(len(part)), part.embeds, noise, policy.config.guidance_scale, False)
+    planned = plan.action is not None
+    chosen = (plan.schedule.timesteps, plan.schedule.alphas, plan.schedule.alphas_prev, plan.guidance)
+    timesteps, alphas, alphas_prev, guidance = leaves = [x.detach().clone().requires_grad_(planned) for x in chosen]
+    first, count = (0, 0) if planned else part.window
+    guided, adjoint = is_guided(guidance), _through_decoder(backbone, part.final_latents, image_gradient)
+    found, by_plan = [], [torch.zeros_like(x) for x in leaves]
     for i in reversed(range(first, steps)):
         check_stop(should_stop)
-        latents = part.path[i].clone().requires_grad_(i > first)
-        timestep, alpha, alpha_prev = schedule.timesteps[i], schedule.alphas[i], schedule.alphas_prev[i]
-        with torch.set_grad_enabled(i > first):  # the first step's latents are given
-            prediction = guided_prediction(backbone, latents, timestep, part.embeds, part.guidance, guided=guided)
+        latents = part.path[i].clone().requires_grad_(i > first)  # the first step's latents are given
+        with torch.set_grad_enabled(planned or i > first):
+            prediction = guided_prediction(backbone, latents, timesteps[i], part.embeds, guidance, guided=guided)
         trained = i < first + count
-        outcome = policy.step(StepState(i, latents, prediction, timestep, alpha, alpha_prev, part.embeds, trained, False), noise)
-        wanted = ([latents] if i > first else []) + ([noise.leaf] if trained else [])
-        gradients = torch.autograd.grad(outcome.latents, wanted, adjoint)
-        if trained:
+        outcome = policy.step(StepState(i, latents, prediction, timesteps[i], alphas[i], alphas_prev[i], part.embeds, trained, False), noise)
+        wanted = ([latents] if i > first else []) + (leaves if planned else [noise.leaf] if trained else [])
+        gradients = torch.autograd.grad(outcome.latents, wanted, adjoint, allow_unused=planned)
+        if planned:
+            by_plan = [total if g is None else total + g for total, g in zip(by_plan, gradients[-len(leaves) :], strict=True)]
+        elif trained:
             found.append(gradients[-1])
         adjoint = gradients[0]
-    return torch.stack(found[::-1])
+    return torch.autograd.grad(chosen, noise.leaf, by_plan)[0][None] if planned else torch.stack(found[::-1])
 
 
 def _through_decoder(backbone: Backbone, latents: torch.Tensor, image_gradient: torch.Tensor) -> torch.Tensor:

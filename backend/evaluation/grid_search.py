@@ -16,8 +16,8 @@ from backend.errors import InputError
 from backend.evaluation.generate import Progress, base_images
 from backend.evaluation.protocol import Protocol
 
-GUIDANCES = (1.0, 2.0, 3.0, 4.5, 6.0, 7.5, 10.0)
-WARPS = (0.5, 0.7, 1.0, 1.4, 2.0)
+GUIDANCES = (1.0, 2.0, 3.0, 4.5, 6.0, 7.5, 10.0, 13.0, 17.0)
+WARPS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
 def paired_gain(scores: np.ndarray, base: np.ndarray) -> dict[str, float]:

@@ -26,13 +26,14 @@ MEAN_GAIN = 3.0  # lets the mean cross its useful range (about 2) within a hundr
 GUIDANCE_SPAN = 19.0
 EDGE = 1e-3
 INCREMENT_LIMIT = 3.0  # an increment is stretched or shrunk by at most e^3
-TIMESTEP_GRID = 4096  # timesteps are rounded to this fraction of a level, so that u = 0 gives the stock ones to the bit
+TIMESTEP_GRID, GUIDANCE_GRID = 4096, 1e6  # timesteps and guidance are rounded to these fractions, so that u = 0 gives the stock ones to the bit
 
 
 class SchedulerPolicy(Policy):
     """One action per image: u of T elements, T-1 increments of the noise level and the guidance. u = 0 is the base exactly.
 
-    Denoising is deterministic, and the UNet's graph is never built. Scored is u before the squashing.
+    Denoising is deterministic. Scored is u before the squashing. An update needs no graph of the UNet but that of the pathwise
+    gradient, which is walked back through every step to the timesteps and the guidance.
     """
 
     default_clip_nats = 0.2
@@ -81,7 +82,7 @@ class SchedulerPolicy(Policy):
         """1 + 19 sigmoid(u + offset) [m] float32, `start` at u = 0; a start moved to the very ends of the range while training counts as just inside."""
         share = min(max((start - 1) / GUIDANCE_SPAN, EDGE), 1 - EDGE)
         value = 1 + GUIDANCE_SPAN * torch.sigmoid(u.double() + math.log(share / (1 - share)))
-        return value.mul(1e6).round().div(1e6).float()
+        return rounded(value, GUIDANCE_GRID).float()
 
     def shaped(self, schedule: Schedule, u: torch.Tensor) -> Schedule:
         """Noise levels [T, m] whose increments are the stock ones times exp(u) [m, T-1], rescaled to the stock end points."""
@@ -90,7 +91,7 @@ class SchedulerPolicy(Policy):
         weight = (stock[:-1] - stock[1:]) * stretch
         share = weight.cumsum(0) / weight.sum(0)
         inner = stock[:1] - share * (stock[:1] - stock[-1:])
-        timesteps = torch.cat([stock[:1], inner]).mul(TIMESTEP_GRID).round().div(TIMESTEP_GRID)
+        timesteps = rounded(torch.cat([stock[:1], inner]), TIMESTEP_GRID)
         ends = torch.minimum(timesteps[1:] + schedule.gap[:-1, None], timesteps[:-1])
         table = self.backbone.alphas_cumprod
         alphas_prev = torch.cat([alpha_at(table, ends), schedule.alphas_prev[-1:, :1].expand(-1, len(u))])
@@ -109,6 +110,11 @@ class SchedulerPolicy(Policy):
                 "stock_betas": _betas(stock)[:, 0].tolist(), "guidance": guidance.tolist(), "stock_guidance": self.config.guidance_scale, "std": gaussian.log_std[0].exp().tolist(),
             }  # fmt: skip
         return super().describe(embeds) | curves
+
+
+def rounded(value: torch.Tensor, grid: float) -> torch.Tensor:
+    """Rounded to the nearest 1/grid; differentiated as if it were not (straight through)."""
+    return value.detach().mul(grid).round().div(grid) + (value - value.detach())
 
 
 def _betas(schedule: Schedule) -> torch.Tensor:

@@ -11,23 +11,23 @@ from backend.diffusion.sampler import Stopped
 from tests.learner_bench import bench
 
 __all__ = ["bench"]
-MODES = ["LORA_UNET", "DIVERSITY_POLICY"]
+MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
 SETTINGS = {"window_start": 1, "window_size": 2, "guidance_scale": 3.0}
 
 
 @pytest.fixture
 def shifted(monkeypatch):
-    """`shifted(step, change)`: from now on that step's noise is moved by `change` [B, ...]."""
-    drawn = NoiseSource.step
+    """`shifted(step, change)`: from now on that step's noise (None: the plan's) is moved by `change` [B, ...]."""
+    drawn, planned = NoiseSource.step, NoiseSource.plan
 
-    def move(step: int, change: torch.Tensor) -> None:
+    def move(step: int | None, change: torch.Tensor) -> None:
         monkeypatch.setattr(NoiseSource, "step", lambda self, i, shape: drawn(self, i, shape) + (change if i == step else 0))
+        monkeypatch.setattr(NoiseSource, "plan", lambda self, shape: planned(self, shape) + (change if step is None else 0))
 
     return move
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(("mode", "step"), [*((mode, step) for mode in MODES[:2] for step in (1, 2)), ("SCHEDULER_POLICY", None)])
 def test_it_is_the_slope_of_the_images(bench, shifted, mode, step):
     b = bench(mode=mode, **SETTINGS)
     trajectory = b.rollout()
@@ -38,13 +38,13 @@ def test_it_is_the_slope_of_the_images(bench, shifted, mode, step):
     found = noise_gradient(b.agent.backbone, b.agent.policy, trajectory, weight, 4)
     assert found.shape == trajectory.actions.shape
     change = torch.randn(trajectory.actions.shape[1:], generator=generator)
-    size = 1e-2
+    size = 1e-3 if step is None else 1e-2  # timesteps between those that the model was trained at: a rough landscape
     values = []
     for sign in (1, -1):
         shifted(step, sign * size * change)
         values.append((weight * b.rollout().images).sum((1, 2, 3)).double())
     slope = (values[0] - values[1]) / (2 * size)
-    expected = (found[step - 1] * change).flatten(1).sum(1).double()
+    expected = (found[(step or 1) - 1] * change).flatten(1).sum(1).double()
     assert torch.allclose(slope, expected, rtol=0.03, atol=0.01 * float(expected.abs().max()))
 
 
