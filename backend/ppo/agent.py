@@ -27,7 +27,7 @@ from backend.ppo.memory import ReplayMemory
 from backend.ppo.noise_scale import GradientNoiseScale
 from backend.ppo.objective import Settings, fill_stats
 from backend.ppo.ranks import Ranks
-from backend.ppo.state import adam_tensors, load_adam, prefixed, unprefixed
+from backend.ppo.state import agent_state, load_agent_state
 from backend.ppo.stats import UpdateStats, sample_diversity
 from backend.ppo.trpo import TRPO
 from backend.ppo.update import PPO
@@ -276,17 +276,7 @@ class Agent:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an exact resume needs: `tensors` by name (safetensors) and JSON-able `scalars`."""
-        tensors = prefixed("policy", self.policy.trainable_state()) | prefixed("ema", self.ema.tensors)
-        tensors |= prefixed("adam", adam_tensors(self.optimiser, self.policy.trainable())) | prefixed("memory", self.memory.tensors())
-        if self.critic is not None:
-            named = dict(self.critic.named_parameters())
-            tensors |= prefixed("critic", self.critic.state_dict()) | prefixed("critic_adam", adam_tensors(self.critic_optimiser, named))
-        live = {n: getattr(self.config, n) for n in field_names() if field_meta(n)["live"]}
-        scalars = {
-            "credit": self.credit.state(), "noise_scale": self.noise_scale.state(), "ema_updates": self.ema.updates, "memory": self.memory.sizes(), "live": live,
-            "entropy_coef": [self.entropy_coef.value, self.entropy_coef.start], "kl_base_coef": [self.kl_base_coef.value, self.kl_base_coef.start],
-        }  # fmt: skip
-        return {"tensors": tensors, "scalars": scalars}
+        return agent_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, live settings included.
@@ -294,22 +284,7 @@ class Agent:
         Raises:
             InputError: the state is that of another mode or shape.
         """
-        tensors, scalars = state["tensors"], state["scalars"]
-        self.policy.load_trainable(unprefixed("policy", tensors))
-        for name, value in scalars["live"].items():
-            if getattr(self.config, name) != value:
-                self.set_knob(name, value)
-        load_adam(self.optimiser, self.policy.trainable(), unprefixed("adam", tensors))
-        self.ema.tensors = {n: t.to(self.backbone.device).clone() for n, t in unprefixed("ema", tensors).items()}
-        self.ema.updates = scalars["ema_updates"]
-        if self.critic is not None:
-            self.critic.load_state_dict(unprefixed("critic", tensors))
-            load_adam(self.critic_optimiser, dict(self.critic.named_parameters()), unprefixed("critic_adam", tensors))
-        self.credit.load_state(scalars["credit"])
-        self.noise_scale.load_state(scalars["noise_scale"])
-        self.memory.load(unprefixed("memory", tensors), scalars["memory"])
-        self.entropy_coef = AdaptiveCoefficient(*scalars["entropy_coef"])
-        self.kl_base_coef = AdaptiveCoefficient(*scalars["kl_base_coef"], KL_BASE_SHRINK)
+        load_agent_state(self, state)
 
     def save_policy(self, folder: str | Path, use_ema: bool = True) -> Path:
         """Write the policy that evaluation draws with (LORA_UNET: diffusers' LoRA format), the averaged one unless told otherwise; returns the file."""
