@@ -55,7 +55,8 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     for arm in (results[name] for name in results if results[name].get("name") in MODES):
         verdict, raw = arm["verdict"], arm["raw"]
         adherence = between(verdict["adherence"]["relative"], 100, " %") if verdict["adherence"].get("relative") else "–"
-        cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", between(arm["after_50"], 100), arm["state"]]
+        rise = arm["after_50"] | {"estimate": arm["after_50"]["slope"]}
+        cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", between(rise, 100), arm["state"]]
         cells += [between(verdict["gap"].get("lite2"), 100, " %"), between(row_of(verdict, "Precision")), adherence, f"{arm['minutes']:.0f} min"]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return lines

@@ -1,0 +1,44 @@
+"""Tables of committed results are what their commands make of the committed figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import bench_learning, bench_modes, bench_page, bench_speed, limits
+from tests.benchmarks.common import RESULTS, read
+from tests.benchmarks.learning_tables import write_tables
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the results, which tables may be written into."""
+    return Path(shutil.copytree(RESULTS, tmp_path / "results"))
+
+
+def test_modes(copy: Path) -> None:
+    assert bench_modes.table(copy) == (RESULTS / "modes.md").read_text(encoding="utf-8")
+    assert json.loads((copy / "modes" / "summary.json").read_text()) == read(RESULTS / "modes" / "summary.json")
+
+
+def test_learning(copy: Path) -> None:
+    together = read(RESULTS / "learning" / "summary.json")["together"]
+    assert write_tables(copy, bench_learning.ARMS, together) == (RESULTS / "learning.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("bench", "title"), [(bench_page, "The page under load"), (bench_speed, "Speed and memory")])
+def test_limits(bench, title: str) -> None:
+    name = bench.__name__.rpartition("bench_")[2]
+    results = {path.stem: read(path) for path in sorted((RESULTS / name).glob("*.json"))}
+    text, kept = limits.table(title, f"python -m {bench.__name__}", bench.LIMITS, results)
+    assert text == (RESULTS / f"{name}.md").read_text(encoding="utf-8") and kept
+
+
+def test_a_missed_limit_is_said() -> None:
+    found = {"arm": {"machine": {"processor": "p", "cores": 2, "memory_gib": 1, "python": "3", "torch": "2"}, "seconds": 3.0}}
+    text, kept = limits.table("T", "c", {"seconds": limits.Limit(2.0, "wait, s")}, found)
+    assert "| wait, s | 3.00 | ≤ 2 | no |" in text and not kept
+    assert limits.table("T", "c", {"seconds": limits.Limit(2.0, "rate", least=True)}, found)[1]
