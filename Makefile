@@ -16,11 +16,16 @@ $(STAMP): requirements.txt requirements-dev.txt requirements.lock
 app: env
 	$(PY) app.py
 
+# Side by side, one thread each; then the browser's, which time what they see, one after another.
+ALONGSIDE := OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore tests/browser -n logical --dist loadfile
+
 test: env
-	$(PY) -m pytest tests
+	$(ALONGSIDE)
+	$(PY) -m pytest tests/browser
 
 test-all: env
-	$(PY) -m pytest tests -m "slow or not slow" --timeout 5400
+	$(ALONGSIDE) -m "slow or not slow" --timeout 5400
+	$(PY) -m pytest tests/browser -m "slow or not slow" --timeout 5400
 
 lint: env
 	$(VENV)/bin/ruff check .
