@@ -40,7 +40,8 @@ class Monitor:
     def build(self) -> None:
         """Lay it out where the caller stands."""
         self.parts["timer"] = gr.Timer(self.context.settings.tick_seconds)
-        self.parts["pulse"] = gr.Textbox(elem_id="pulse", label="News", container=False)  # out of sight; a hidden component would not tell that it changed
+        # Out of sight; a hidden component would not tell that it changed.
+        self.parts["pulse"] = gr.HTML("", elem_id="pulse")
         self.parts["choice"] = gr.Dropdown(choices=run_choices(self.context), value=None, label="Showing", elem_id="showing", interactive=True, filterable=True)
         self.parts["banner"] = gr.HTML(banner.nothing_yet(), elem_id="banner", elem_classes="plain-html")
         with gr.Row(elem_classes="control-row"):

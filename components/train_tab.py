@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gradio as gr
@@ -19,11 +20,18 @@ from components.scratch import scratch_folder
 OTHERS = ("visitor",)
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 OPEN_FIELD = """
+// Gradio's own mark at a field lasts until the next event of the page ends, a second at most; this one until the field is edited.
 const open = () => {
+  document.querySelectorAll('.field-refusal').forEach(mark => mark.remove());
   const name = props.value && props.value.field;
   if (!name) return;
   const target = document.getElementById('field-' + name);
   if (!target) return;
+  const mark = document.createElement('div');
+  mark.className = 'field-refusal';
+  mark.textContent = props.value.message;
+  target.append(mark);
+  target.addEventListener('input', () => mark.remove(), { once: true });
   const box = target.closest('[id^="group-"]');
   const toggle = box && box.querySelector('button.label-wrap');
   if (toggle && !toggle.classList.contains('open')) toggle.click();
@@ -129,7 +137,7 @@ class TrainTab:
         if not problems:
             return "", {}
         name, message = next(iter(problems.items()))
-        return note(message, "bad"), {"field": name}
+        return note(message, "bad"), {"field": name, "message": message, "asked": time.monotonic_ns()}
 
     def start(self, request: gr.Request | None = None, *, visitor: Any = None, **values: Any) -> tuple[Any, ...]:
         """Queue a run with the form's content; the form stays as it is."""

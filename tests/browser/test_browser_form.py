@@ -30,6 +30,8 @@ def test_bad_values_are_refused_at_their_field_and_the_form_is_kept(open_page: A
     wait_for(lambda: "learning_rate = -3" in page.inner_text("#problem"), 15, "the refusal under Start")
     wait_for(lambda: "learning_rate = -3" in page.inner_text("#field-learning_rate"), 15, "the refusal at the field")
     wait_for(lambda: page.locator("#field-learning_rate input").is_visible(), 10, "the field's group is open")
+    page.wait_for_timeout(2500)
+    assert "learning_rate = -3" in page.inner_text("#field-learning_rate"), "the page's next events wiped the mark off the field"
     assert page.input_value("#field-learning_rate input") == "-3"
     assert page.input_value("#field-episodes input") == "17"
     assert len(list(server.runs.iterdir())) == before, "something was written although the form was refused"
