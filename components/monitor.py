@@ -117,7 +117,8 @@ class Monitor:
     def ask(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> Any:
         """A word never said before where `refresh` has news for this viewer, else `gr.skip()`."""
         try:
-            news = self._latest(view, visitor, request) != view.get("seen")
+            latest = self._latest(view, visitor, request)
+            news = latest != view["seen"] if view.get("run") else latest["pace"] != self.context.settings.tick_seconds
         except (InputError, OSError):
             news = True
         return str(time.monotonic_ns()) if news else gr.skip()
@@ -130,11 +131,10 @@ class Monitor:
             blank = {"banner": note(str(error), "bad"), "charts": None, "film": None, "alerts": "", "log": banner.log("")}
             still = [gr.update(interactive=False)] * len(self.buttons) + [gr.skip()] * len(self.knobs)
             return (view_of("", "runs"), gr.skip(), *(blank[name] for name in SHOWN), *still)
-        seen = view.get("seen") or {}
-        fresh = {name: latest[name] != seen.get(name) for name in latest}
+        if len(latest) == 1:  # The view stays as it is, or this would undo what the page's load sets meanwhile.
+            return (gr.skip(), gr.Timer(latest["pace"]), *(gr.skip(),) * (len(self.outputs) - 2))
+        fresh = {name: latest[name] != view["seen"].get(name) for name in latest}
         pace = gr.Timer(latest["pace"]) if fresh["pace"] else gr.skip()
-        if len(latest) == 1:
-            return ({**view, "seen": latest}, pace, *(gr.skip(),) * (len(self.outputs) - 2))
         feed = self.context.feed(view["run"], view["source"])
         parts = feed.parts | {"log": banner.log(feed.parts["log"])}
         out = [parts[name] if fresh[name] else gr.skip() for name in SHOWN]
