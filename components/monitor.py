@@ -131,7 +131,7 @@ class Monitor:
             blank = {"banner": note(str(error), "bad"), "charts": None, "film": None, "alerts": "", "log": banner.log("")}
             still = [gr.update(interactive=False)] * len(self.buttons) + [gr.skip()] * len(self.knobs)
             return (view_of("", "runs"), gr.skip(), *(blank[name] for name in SHOWN), *still)
-        if len(latest) == 1:  # The view stays as it is, or this would undo what the page's load sets meanwhile.
+        if not view.get("run"):  # The view stays as it is, or this would undo what the page's load sets meanwhile.
             return (gr.skip(), gr.Timer(latest["pace"]), *(gr.skip(),) * (len(self.outputs) - 2))
         fresh = {name: latest[name] != view["seen"].get(name) for name in latest}
         pace = gr.Timer(latest["pace"]) if fresh["pace"] else gr.skip()
@@ -149,7 +149,7 @@ class Monitor:
             InputError, OSError: the run is gone.
         """
         latest: dict[str, Any] = {"pace": self.context.audience.ask(getattr(request, "session_hash", None) or "")}
-        if not view or not view.get("run"):
+        if not view.get("run"):
             return latest
         feed = self.context.feed(view["run"], view["source"])
         feed.refresh()

@@ -65,8 +65,7 @@ class Team(Ranks):
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of every process's tensor; gloo sums each piece on one process, so that all get the same bits."""
-        shared = value.detach().cpu().contiguous()
-        shared = shared.clone() if shared is value else shared
+        shared = value.detach().to("cpu", copy=True)
         self._dist.all_reduce(shared)
         return shared.to(value.device)
 
