@@ -12,7 +12,6 @@ from components.context import PageContext
 from components.login import token_of
 
 STORAGE_KEY, STORAGE_SECRET = "craterlab-visitor", "craterlab"
-NOWHERE = {"run": "", "source": "runs", "seen": {}}
 
 
 def visitor_state() -> gr.BrowserState:
@@ -29,8 +28,8 @@ def greet(visitor: Any) -> dict[str, Any]:
 
 
 def view_of(run_id: str, source: str) -> dict[str, Any]:
-    """A viewer's state: what it looks at, and which versions it has."""
-    return {"run": run_id, "source": source, "seen": {}}
+    """What a viewer looks at."""
+    return {"run": run_id, "source": source}
 
 
 def attach(context: PageContext, visitor: dict[str, Any], asked: str = "") -> dict[str, Any]:
@@ -50,7 +49,7 @@ def attach(context: PageContext, visitor: dict[str, Any], asked: str = "") -> di
         if source:
             return view_of(run_id, source)
     recorded = context.demo.newest()
-    return view_of(recorded.id, "demo") if recorded else dict(NOWHERE, seen={})
+    return view_of(recorded.id, "demo") if recorded else view_of("", "runs")
 
 
 def run_choices(context: PageContext, limit: int = 50) -> list[tuple[str, str]]:

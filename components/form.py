@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend.config import EXTRACTORS, GROUPS, METRICS, POLICIES, TrainConfig, command_line, field_meta, field_names, make_config
+from backend.config import EXTRACTORS, GROUPS, METRICS, POLICIES, TrainConfig, command_line, config_refusals, field_meta, field_names, make_config
 from backend.errors import InputError
 from components.context import PageContext
 from components.markup import note, number, text
@@ -82,12 +82,22 @@ def to_config(values: Mapping[str, Any], context: PageContext | None = None) -> 
     Raises:
         InputError: the first refusal, its field named.
     """
-    for name in field_names():
-        if name in values and values[name] is None:
-            raise InputError(f"{field_meta(name)['label']} is empty: give a value (default {field_meta(name)['default']!r})", field=name)
-    if context is not None:
-        context.check_trusted(values)
-    return make_config({name: _tidy(name, values[name]) for name in field_names() if name in values})
+    given = {name: _tidy(name, values[name]) for name in field_names() if name in values}
+    problems = _problems(given, context)
+    if problems:
+        raise problems[0]
+    return make_config(given)
+
+
+def _problems(given: Mapping[str, Any], context: PageContext | None) -> list[InputError]:
+    """Everything that is refused of settings by name, what is empty first."""
+    found = [InputError(f"{field_meta(n)['label']} is empty: give a value (default {field_meta(n)['default']!r})", field=n) for n, value in given.items() if value is None]
+    for name, value in given.items() if context is not None else ():
+        try:
+            context.check_trusted({name: value})
+        except InputError as error:
+            found.append(error)
+    return found + config_refusals({name: value for name, value in given.items() if value is not None})
 
 
 def _tidy(name: str, value: Any) -> Any:
@@ -96,13 +106,17 @@ def _tidy(name: str, value: Any) -> Any:
 
 
 def refusals(values: Mapping[str, Any], context: PageContext) -> dict[str, str]:
-    """Message by field of what would be refused; empty when the form can run. A refusal of no one field is under ""."""
+    """Message by field of all that would be refused; empty when the form can run. A refusal of no one field is under ""."""
+    given = {name: _tidy(name, values[name]) for name in field_names() if name in values}
+    problems = _problems(given, context)
     try:
-        config = to_config(values, context)
-        check_caps(config, context)
+        check_caps(make_config(given), context)
     except InputError as error:
-        return {error.field if error.field in field_names() else "": str(error)}
-    return {}
+        problems = problems or [error]
+    named: dict[str, str] = {}
+    for problem in problems:
+        named.setdefault(problem.field if problem.field in field_names() else "", str(problem))
+    return named
 
 
 def check_caps(config: TrainConfig, context: PageContext) -> None:

@@ -27,7 +27,8 @@ class Monitor:
     """Widgets of the live view.
 
     The timer asks for one value, whether there is news (`ask`); only then everything is fetched (`refresh`, which fills
-    `outputs`). Gradio builds every output of an event anew, changed or not: half a millisecond each.
+    `outputs`). Gradio builds every output of an event anew, changed or not: half a millisecond each. A refresh remembers what it
+    has sent in a state of its own and never touches the view: choosing another run meanwhile would be undone.
     """
 
     context: PageContext
@@ -40,6 +41,7 @@ class Monitor:
     def build(self) -> None:
         """Lay it out where the caller stands."""
         self.parts["timer"] = gr.Timer(self.context.settings.tick_seconds)
+        self.parts["seen"] = gr.State({})
         # Out of sight; a hidden component would not tell that it changed.
         self.parts["pulse"] = gr.HTML("", elem_id="pulse")
         self.parts["choice"] = gr.Dropdown(choices=run_choices(self.context), value=None, label="Showing", elem_id="showing", interactive=True, filterable=True)
@@ -83,13 +85,14 @@ class Monitor:
     def outputs(self) -> list[Any]:
         """What `refresh` returns, in order."""
         parts = [self.parts[name] for name in SHOWN]
-        return [self.view, self.parts["timer"], *parts, *self.buttons.values(), *self.knobs.values()]
+        return [self.parts["seen"], self.parts["timer"], *parts, *self.buttons.values(), *self.knobs.values()]
 
     def wire(self) -> None:
         """Timer, controls, knobs and the choice of the run."""
         seldom = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "trigger_mode": "once", "concurrency_limit": None}
-        self.parts["timer"].tick(self.ask, [self.view, self.visitor], self.parts["pulse"], **seldom)
-        self.parts["pulse"].change(self.refresh, [self.view, self.visitor], self.outputs, **seldom)
+        told = [self.view, self.visitor, self.parts["seen"]]
+        self.parts["timer"].tick(self.ask, told, self.parts["pulse"], **seldom)
+        self.parts["pulse"].change(self.refresh, told, self.outputs, **seldom)
         for name in ("pause", "stop", "force", "save_now", "sample_now"):
             clicked = self.buttons[name].click(self._control(name), [self.view, self.visitor], self.parts["answer"], queue=False, show_progress="hidden", api_visibility="private")
             if name == "pause":
@@ -114,46 +117,44 @@ class Monitor:
             work = {"concurrency_limit": 1, "concurrency_id": "device", "show_progress": "hidden", "api_visibility": "private"}
             event.success(self.train_chunk, [self.view, self.visitor], self.parts["answer"], **work)
 
-    def ask(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> Any:
+    def ask(self, view: dict[str, Any], visitor: Any, seen: dict[str, Any], request: gr.Request | None = None) -> Any:
         """A word never said before where `refresh` has news for this viewer, else `gr.skip()`."""
-        try:
-            latest = self._latest(view, visitor, request)
-            news = latest != view["seen"] if view.get("run") else latest["pace"] != self.context.settings.tick_seconds
-        except (InputError, OSError):
-            news = True
-        return str(time.monotonic_ns()) if news else gr.skip()
+        return str(time.monotonic_ns()) if self._latest(view, visitor, request) != self._had(view, seen) else gr.skip()
 
-    def refresh(self, view: dict[str, Any], visitor: Any, request: gr.Request | None = None) -> tuple[Any, ...]:
+    def refresh(self, view: dict[str, Any], visitor: Any, seen: dict[str, Any], request: gr.Request | None = None) -> tuple[Any, ...]:
         """News for one viewer; `gr.skip()` for all that it has already."""
-        try:
-            latest = self._latest(view, visitor, request)
-        except (InputError, OSError) as error:
-            blank = {"banner": note(str(error), "bad"), "charts": None, "film": None, "alerts": "", "log": banner.log("")}
+        latest, had = self._latest(view, visitor, request), self._had(view, seen)
+        fresh = {name for name in latest if latest[name] != had.get(name)}
+        pace = gr.Timer(latest["pace"]) if "pace" in fresh else gr.skip()
+        if "gone" in fresh:
+            blank = {"banner": note(latest["gone"], "bad"), "charts": None, "film": None, "alerts": "", "log": banner.log("")}
             still = [gr.update(interactive=False)] * len(self.buttons) + [gr.skip()] * len(self.knobs)
-            return (view_of("", "runs"), gr.skip(), *(blank[name] for name in SHOWN), *still)
-        if not view.get("run"):  # The view stays as it is, or this would undo what the page's load sets meanwhile.
-            return (gr.skip(), gr.Timer(latest["pace"]), *(gr.skip(),) * (len(self.outputs) - 2))
-        fresh = {name: latest[name] != view["seen"].get(name) for name in latest}
-        pace = gr.Timer(latest["pace"]) if fresh["pace"] else gr.skip()
+            return (latest, pace, *(blank[name] for name in SHOWN), *still)
+        if fresh <= {"pace"}:
+            return (latest, pace, *(gr.skip(),) * (len(self.outputs) - 2))
         feed = self.context.feed(view["run"], view["source"])
         parts = feed.parts | {"log": banner.log(feed.parts["log"])}
-        out = [parts[name] if fresh[name] else gr.skip() for name in SHOWN]
-        out += self._buttons(*latest["buttons"][:2], feed.status) if fresh["buttons"] else [gr.skip()] * len(self.buttons)
-        out += [feed.parts["knobs"].get(name) for name in self.knobs] if fresh["knobs"] else [gr.skip()] * len(self.knobs)
-        return ({**view, "seen": latest}, pace, *out)
+        out = [parts[name] if name in fresh else gr.skip() for name in SHOWN]
+        out += self._buttons(*latest["buttons"][:2], feed.status) if "buttons" in fresh else [gr.skip()] * len(self.buttons)
+        out += [feed.parts["knobs"].get(name) for name in self.knobs] if "knobs" in fresh else [gr.skip()] * len(self.knobs)
+        return (latest, pace, *out)
+
+    def _had(self, view: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+        """What the viewer was sent of what it looks at now: nothing but its pace where that was another run."""
+        same = seen.get("run") == view.get("run", "") and seen.get("source") == view.get("source", "runs")
+        return seen if same else {"pace": seen.get("pace", self.context.settings.tick_seconds), **_which(view)}
 
     def _latest(self, view: dict[str, Any], visitor: Any, request: gr.Request | None) -> dict[str, Any]:
-        """What a viewer that has everything would have seen: its pace and, where it looks at a run, the versions of the parts.
-
-        Raises:
-            InputError, OSError: the run is gone.
-        """
-        latest: dict[str, Any] = {"pace": self.context.audience.ask(getattr(request, "session_hash", None) or "")}
-        if not view.get("run"):
+        """What a viewer that has everything would have seen: its pace and, where it looks at a run, the versions of the parts, or why it is gone."""
+        latest: dict[str, Any] = {"pace": self.context.audience.ask(getattr(request, "session_hash", None) or ""), **_which(view)}
+        if not latest["run"]:
             return latest
-        feed = self.context.feed(view["run"], view["source"])
-        feed.refresh()
-        mine = view["source"] == "runs" and self.context.manager.may_steer(view["run"], owner_of(visitor, request))
+        try:
+            feed = self.context.feed(view["run"], view["source"])
+            feed.refresh()
+            mine = view["source"] == "runs" and self.context.manager.may_steer(view["run"], owner_of(visitor, request))
+        except (InputError, OSError) as error:
+            return latest | {"gone": str(error)}
         buttons = (feed.status["effective_state"], mine, feed.status["offer_force"], feed.status.get("requested"))
         return latest | {name: feed.versions[name] for name in (*SHOWN, "knobs")} | {"buttons": buttons}
 
@@ -243,3 +244,8 @@ class Monitor:
             return gr.skip(), gr.skip(), note(str(error), "warn")
         remembered = {**(visitor if isinstance(visitor, dict) else {}), "last_run": run_id}
         return view_of(run_id, source), remembered, ""
+
+
+def _which(view: dict[str, Any]) -> dict[str, str]:
+    """The run that a view looks at; an empty name for none."""
+    return {"run": view.get("run", ""), "source": view.get("source", "runs")}

@@ -20,23 +20,25 @@ from components.scratch import scratch_folder
 OTHERS = ("visitor",)
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 OPEN_FIELD = """
-// Gradio's own mark at a field lasts until the next event of the page ends, a second at most; this one until the field is edited.
+// Gradio's own marks at fields last until the next event of the page ends, a second at most; these until the field is edited.
 const open = () => {
   document.querySelectorAll('.field-refusal').forEach(mark => mark.remove());
-  const name = props.value && props.value.field;
-  if (!name) return;
-  const target = document.getElementById('field-' + name);
-  if (!target) return;
-  const mark = document.createElement('div');
-  mark.className = 'field-refusal';
-  mark.textContent = props.value.message;
-  target.append(mark);
-  target.addEventListener('input', () => mark.remove(), { once: true });
-  const box = target.closest('[id^="group-"]');
-  const toggle = box && box.querySelector('button.label-wrap');
-  if (toggle && !toggle.classList.contains('open')) toggle.click();
+  let first = null;
+  for (const [name, message] of Object.entries((props.value && props.value.problems) || {})) {
+    const target = document.getElementById('field-' + name);
+    if (!target) continue;
+    const mark = document.createElement('div');
+    mark.className = 'field-refusal';
+    mark.textContent = message;
+    target.append(mark);
+    target.addEventListener('input', () => mark.remove(), { once: true });
+    const box = target.closest('[id^="group-"]');
+    const toggle = box && box.querySelector('button.label-wrap');
+    if (toggle && !toggle.classList.contains('open')) toggle.click();
+    first = first || target;
+  }
   // No focus: a number field drops the refusal's message when it is focused.
-  setTimeout(() => target.scrollIntoView({ block: 'center' }), 250);
+  if (first) setTimeout(() => first.scrollIntoView({ block: 'center' }), 250);
 };
 watch('value', open);
 """
@@ -131,13 +133,14 @@ class TrainTab:
         """Command line and estimate of the edited form."""
         return form.preview(values, self.context)
 
-    def refusal(self, **values: Any) -> tuple[str, dict[str, str]]:
-        """Why Start would be refused, and the field to open; nothing where it can run."""
+    def refusal(self, **values: Any) -> tuple[str, dict[str, Any]]:
+        """Why Start would be refused, and the fields to open and mark; nothing where it can run."""
         problems = form.refusals(values, self.context)
         if not problems:
             return "", {}
-        name, message = next(iter(problems.items()))
-        return note(message, "bad"), {"field": name, "message": message, "asked": time.monotonic_ns()}
+        first, *others = problems.values()
+        more = f" (and {len(others)} more, each marked at its field)" if others else ""
+        return note(first + more, "bad"), {"problems": problems, "asked": time.monotonic_ns()}
 
     def start(self, request: gr.Request | None = None, *, visitor: Any = None, **values: Any) -> tuple[Any, ...]:
         """Queue a run with the form's content; the form stays as it is."""

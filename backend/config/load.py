@@ -59,26 +59,33 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
     """
     try:
         return TrainConfig.model_validate(dict(values))
-    except InputError:
-        raise
     except ValidationError as error:
-        raise _first_refusal(error) from error
+        raise _refusal(error.errors()[0]) from error
 
 
-def _first_refusal(error: ValidationError) -> InputError:
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
+def config_refusals(values: Mapping[str, Any]) -> list[InputError]:
+    """Everything that `make_config` refuses; what contradicts each other is found once each value is sound."""
+    try:
+        TrainConfig.model_validate(dict(values))
+    except ValidationError as error:
+        return [_refusal(one) for one in error.errors()]
+    return []
+
+
+def _refusal(found: Mapping[str, Any]) -> InputError:
+    """One of pydantic's errors in a line with value, bound and remedy."""
+    cause = found.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
         return cause
-    field = str(first["loc"][0]) if first["loc"] else None
-    if first["type"] == "extra_forbidden":
+    field = str(found["loc"][0]) if found["loc"] else None
+    if found["type"] == "extra_forbidden":
         return InputError(f"unknown setting {field!r}: `python -m backend config` lists them all", field=field)
     if field is None:
-        return InputError(str(cause or first["msg"]))
+        return InputError(str(cause or found["msg"]))
     meta = field_meta(field)
     low, high, choices = meta["minimum"], meta["maximum"], meta["choices"]
     remedy = f"choose one of {', '.join(map(str, choices))}" if choices else f"give a value from {low} to {high}" if low is not None and high is not None else "correct it"
-    return InputError(f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; {remedy} (default {meta['default']!r})", field=field)
+    return InputError(f"{field} = {found['input']!r}: {found['msg'].removeprefix('Value error, ')}; {remedy} (default {meta['default']!r})", field=field)
 
 
 def read_config_file(path: str | Path, *, trusted: bool = True) -> dict[str, Any]:

@@ -69,6 +69,13 @@ def test_bad_values_are_refused_at_their_field(context: PageContext, name: str, 
     assert blamed == ("window_start" if name == "window_size" else name)
 
 
+def test_every_bad_value_is_refused_at_its_own_field(context: PageContext) -> None:
+    bad = {"learning_rate": -3.0, "episodes": None, "guidance_scale": 99.0, "base_model": "/etc"}
+    problems = form.refusals({**context.default_values(), **bad}, context)
+    assert set(problems) == set(bad)
+    assert all(name in problems[name] or "is empty" in problems[name] for name in bad)
+
+
 def test_preview_is_the_command_of_the_object_that_is_run(context: PageContext) -> None:
     values = {**context.default_values(), "episodes": 7.0, "metric": "VENDI", "note": "it's $HOME `x`"}
     command, _ = form.preview(values, context)

@@ -29,12 +29,13 @@ def monitor_of(context: PageContext) -> Monitor:
     return monitor
 
 
-def look(monitor: Monitor, view: dict, visitor: object = None) -> tuple[dict, dict]:
-    """One tick: the view afterwards, and what was sent by name."""
+def look(monitor: Monitor, view: dict, seen: dict | None = None, visitor: object = None) -> tuple[dict, dict]:
+    """One tick: what the viewer has seen afterwards, and what was sent by name."""
+    seen = seen or {}
     monitor.context.feed(view["run"], view["source"])._read_at = 0
-    if monitor.ask(view, visitor) == gr.skip():
-        return view, {}
-    out = monitor.refresh(view, visitor)
+    if monitor.ask(view, visitor, seen) == gr.skip():
+        return seen, {}
+    out = monitor.refresh(view, visitor, seen)
     names = ["banner", "charts", "film", "alerts", "log", *monitor.buttons, *monitor.knobs]
     sent = {name: value for name, value in zip(names, out[2:], strict=True) if value != gr.skip()}
     return out[0], sent
@@ -43,12 +44,23 @@ def look(monitor: Monitor, view: dict, visitor: object = None) -> tuple[dict, di
 def test_first_tick_sends_all_and_the_next_nothing(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 20)
     monitor = monitor_of(context)
-    view, sent = look(monitor, view_of(run.id, "runs"))
+    view = view_of(run.id, "runs")
+    seen, sent = look(monitor, view)
     assert {"banner", "charts", "film", "alerts", "log", "pause", "guidance_scale"} <= set(sent)
     assert sent["charts"]["charts"]["reward"]["points"] == 20
     assert len(sent["film"]["samples"]) == 4 and sent["film"]["samples"][0]["png"] == f"crater/runs/{run.id}/episode_000000.png"
-    again, nothing = look(monitor, view)
-    assert nothing == {} and again is view
+    again, nothing = look(monitor, view, seen)
+    assert nothing == {} and again is seen
+
+
+def test_choosing_another_run_during_a_refresh_is_not_undone(context: PageContext) -> None:
+    first, second = (write_fake_run(context.store.root, count) for count in (4, 9))
+    monitor = monitor_of(context)
+    assert monitor.view not in monitor.outputs, "a refresh that began before the choice would bring the old run back"
+    late, _ = look(monitor, view_of(first.id, "runs"))
+    seen, sent = look(monitor, view_of(second.id, "runs"), late)
+    assert sent["charts"]["charts"]["reward"]["points"] == 9 and {"banner", "pause", "guidance_scale"} <= set(sent)
+    assert look(monitor, view_of(second.id, "runs"), seen)[1] == {}
 
 
 def test_a_crowd_asks_more_seldom_and_the_last_one_left_as_before():
@@ -65,39 +77,42 @@ def test_a_crowd_asks_more_seldom_and_the_last_one_left_as_before():
 def test_the_page_tells_each_viewer_its_pace(context: PageContext) -> None:
     monitor = monitor_of(context)
     visits = [SimpleNamespace(session_hash=str(i), username=None) for i in range(10)]
-    assert monitor.ask({}, None, visits[0]) == gr.skip()
-    answers = [monitor.refresh({}, None, visit) for visit in visits]
-    assert answers[0][1].value == 1.0 and answers[-1][1].value == 4.0
-    assert all(answer[0] == gr.skip() for answer in answers), "a page that is still loading would lose its run"
-    assert monitor.ask({}, None, visits[0]) != gr.skip()
+    assert monitor.ask({}, None, {}, visits[0]) == gr.skip()
+    answers = [monitor.refresh({}, None, {}, visit) for visit in visits]
+    assert answers[0][1] == gr.skip() and answers[-1][1].value == 4.0
+    assert monitor.ask({}, None, answers[0][0], visits[0]) != gr.skip()
+    told = monitor.refresh({}, None, answers[0][0], visits[0])
+    assert told[1].value == 4.0 and monitor.ask({}, None, told[0], visits[0]) == gr.skip()
 
 
 def test_a_tick_without_news_is_quick(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 200)
     monitor = monitor_of(context)
-    view, _ = look(monitor, view_of(run.id, "runs"))
-    assert monitor.ask(view, None) == gr.skip()
-    best = min(_seconds(monitor, view) for _ in range(20))
+    view = view_of(run.id, "runs")
+    seen, _ = look(monitor, view)
+    assert monitor.ask(view, None, seen) == gr.skip()
+    best = min(_seconds(monitor, view, seen) for _ in range(20))
     assert best < 0.005
 
 
-def _seconds(monitor: Monitor, view: dict) -> float:
+def _seconds(monitor: Monitor, view: dict, seen: dict) -> float:
     begin = time.perf_counter()
-    monitor.ask(view, None)
+    monitor.ask(view, None, seen)
     return time.perf_counter() - begin
 
 
 def test_new_rows_and_a_new_attempt_are_noticed(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 10)
     monitor = monitor_of(context)
-    view, _ = look(monitor, view_of(run.id, "runs"))
+    view = view_of(run.id, "runs")
+    seen, _ = look(monitor, view)
     write_rows(run, 10, 13)
-    view, sent = look(monitor, view)
+    seen, sent = look(monitor, view, seen)
     assert sent["charts"]["charts"]["reward"]["points"] == 13 and "film" not in sent
     (run.logs_dir / "policy_updates.csv").unlink()
     write_rows(run, 0, 5)
     set_status(run, attempt=1)
-    _, sent = look(monitor, view)
+    _, sent = look(monitor, view, seen)
     assert sent["charts"]["charts"]["reward"]["points"] == 5, "after a resume the curve must be read again from its beginning"
 
 
@@ -107,10 +122,11 @@ def test_a_half_written_line_is_left_for_later(context: PageContext) -> None:
     table = run.logs_dir / "policy_updates.csv"
     whole = table.read_bytes()
     table.write_bytes(whole[:-20])
-    view, sent = look(monitor, view_of(run.id, "runs"))
+    view = view_of(run.id, "runs")
+    seen, sent = look(monitor, view)
     assert sent["charts"]["charts"]["reward"]["points"] == 4
     table.write_bytes(whole)
-    assert look(monitor, view)[1]["charts"]["charts"]["reward"]["points"] == 5
+    assert look(monitor, view, seen)[1]["charts"]["charts"]["reward"]["points"] == 5
 
 
 def test_ten_thousand_episodes_open_within_two_seconds(context: PageContext) -> None:
@@ -126,9 +142,9 @@ def test_buttons_follow_state_and_owner(guarded: PageContext) -> None:
     run = write_fake_run(guarded.store.root, 5, state="stopped")
     set_owner(run, "mine")
     monitor = monitor_of(guarded)
-    _, sent = look(monitor, view_of(run.id, "runs"), {"owner": "another"})
+    _, sent = look(monitor, view_of(run.id, "runs"), visitor={"owner": "another"})
     assert not any(sent[name]["interactive"] for name in monitor.buttons)
-    _, sent = look(monitor, view_of(run.id, "runs"), {"owner": "mine"})
+    _, sent = look(monitor, view_of(run.id, "runs"), visitor={"owner": "mine"})
     assert sent["pause"]["interactive"] and sent["pause"]["value"] == "Resume" and not sent["stop"]["interactive"]
     assert "another visitor" in monitor._control("pause")(view_of(run.id, "runs"), {"owner": "another"})
 
@@ -142,13 +158,13 @@ def test_knobs_show_what_the_run_has_now(context: PageContext) -> None:
 def test_deleted_run_leaves_a_sentence(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 3)
     monitor = monitor_of(context)
-    view, _ = look(monitor, view_of(run.id, "runs"))
+    view = view_of(run.id, "runs")
+    seen, _ = look(monitor, view)
     context.store.delete(run.id)
-    feed = context.feed(run.id, "runs")
-    feed._read_at = 0
-    assert monitor.ask(view, None) != gr.skip()
-    out = monitor.refresh(view, None)
-    assert out[0]["run"] == "" and "no longer" in out[2]
+    gone, sent = look(monitor, view, seen)
+    assert "no longer" in sent["banner"] and not any(sent[name]["interactive"] for name in monitor.buttons)
+    context.feed(run.id, "runs")._read_at = 0
+    assert monitor.ask(view, None, gone) == gr.skip(), "it is said once"
 
 
 def test_attach_order(context: PageContext, tmp_path: Path) -> None:
