@@ -108,3 +108,9 @@ def with_attributes(monkeypatch, attribute_model):
     """Every RewardFunction finds these regressors."""
     monkeypatch.setattr("backend.rewards.composition.load_attribute_model", lambda: attribute_model)
     return attribute_model
+
+
+@pytest.fixture(scope="module")
+def images(renders):
+    """24 varied renders and their captions."""
+    return torch.cat(renders.diverse)[:24], sum(renders.diverse_captions, [])[:24]
