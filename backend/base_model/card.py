@@ -88,6 +88,7 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         "",
         *_adherence_rows(figures, "own_adherence", before),
         "",
+        *_combination_rows(figures),
         *_guidance_rows(figures),
         "## Judges",
         "",
@@ -145,6 +146,22 @@ def _adherence_rows(figures: dict, key: str, before: dict | None) -> list[str]:
         old = f"{older[name]['relative']:.2f}" if name in older else "–"
         lines.append(f"| {name} | {row['generated']:.3f} | {row['renders']:.3f} | {row['relative']:.2f} | {old} |")
     return lines
+
+
+def _combination_rows(figures: dict) -> list[str]:
+    """The words of the test prompts in new combinations, by both readings; nothing where they were not measured."""
+    found = figures.get("combinations")
+    if not found:
+        return []
+    lines = [
+        "Captions that join the words of different test prompts anew (the parts that they name): R² relative to that of renders, "
+        "read by regressors fitted on renders, and by regressors fitted on the pictures themselves.",
+        "",
+        "| attribute | relative, fitted on renders | relative, fitted on themselves |",
+        "|---|---|---|",
+    ]
+    rows = zip(found["adherence"].items(), found["own_adherence"].values(), strict=True)
+    return [*lines, *(f"| {name} | {strict['relative']:.2f} | {own['relative']:.2f} |" for (name, strict), own in rows), ""]
 
 
 def _guidance_rows(figures: dict) -> list[str]:

@@ -13,13 +13,14 @@ from backend.base_model.data import SIZE, load_dataset
 from backend.base_model.readers import RegionReader
 from backend.evaluation.diversity import median_distance, partitions, subset_vendi
 from backend.features.load import load_extractor
-from backend.reference.captions import ATTRIBUTES, attribute_targets, caption, sample_for_caption
+from backend.reference.captions import ATTRIBUTES, NAMED, attribute_targets, caption, recombined, sample_for_caption
 from backend.reference.realism import frechet
 from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
 from backend.rewards.attributes_model import cross_validated, r_squared
 
 GUIDANCE = 7.5
 SEED = 500_000  # of the first image of held-out renders' captions
+COMBINED_SEED = 600_000  # of the first image of the test prompts' words in new combinations
 STEPS = 20
 PCA_DIMS = 48
 DRAW = 500  # images of one draw of the Fréchet distance
@@ -127,6 +128,25 @@ def own_adherence_table(renders: np.ndarray, generated: np.ndarray, params: Sequ
     return _beside(*(group_r_squared(cross_validated(torch.from_numpy(features), true), true) for features in (renders, generated)))
 
 
+def combination_table(folder: Path, reader: RegionReader, prompts: Sequence[str], count: int, rng: np.random.Generator) -> dict[str, dict[str, dict[str, float]]]:
+    """Both kinds of adherence to the words of the test prompts joined anew, of the parts that such a caption names.
+
+    Args:
+        folder: the pipeline.
+        reader: of attributes.
+        prompts: whose words are joined.
+        count: images.
+        rng: joins the words and draws everything that the captions leave free.
+    """
+    captions = recombined(prompts, count, rng)
+    params = [sample_for_caption(c, rng) for c in captions]
+    renders, generated = render_all(params, rng), generate(folder, captions, seed=COMBINED_SEED)
+    network = load_extractor("efficientnet_lite0")
+    features = [network(to_tensor(images)).double().numpy() for images in (renders, generated)]
+    tables = {"adherence": adherence_table(reader, renders, generated, params), "own_adherence": own_adherence_table(*features, params)}
+    return {kind: {name: row for name, row in table.items() if name in NAMED} for kind, table in tables.items()}
+
+
 def _beside(renders: dict[str, float], generated: dict[str, float]) -> dict[str, dict[str, float]]:
     table = {group: {"renders": renders[group], "generated": generated[group]} for group in renders}
     for row in table.values():
@@ -203,7 +223,7 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
     Args:
         folder: the pipeline.
         work: folder with the training renders.
-        test_prompts: for the diversity figure.
+        test_prompts: for the diversity figure, and for their words in new combinations.
         count: generated images and held-out renders.
     """
     began, rng = time.time(), np.random.default_rng(5)
@@ -220,6 +240,7 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
         "frechet_lite0": frechet_table(features["fresh"], {"generated": features["generated"], "noise": features["noise"]}, rng),
         "adherence": adherence_table(reader, fresh, generated, params),
         "own_adherence": own_adherence_table(features["fresh"], features["generated"], params),
+        "combinations": combination_table(folder, reader, test_prompts, count, np.random.default_rng(8)),
         "guidance": guidance_table(folder, reader, fresh, params, generated),
         "diversity_vendi_lite2": diversity_table(folder, test_prompts, max(2, count // (2 * len(test_prompts))), rng),
         "memorisation": memorisation(generated, training, fresh),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from backend.errors import InputError
 from backend.reference.renderer.parameters import INTERIORS, KINDS, RIMS, TERRAINS, CraterParameters
 from backend.reference.renderer.sampling import sample_parameters
 
@@ -22,7 +24,7 @@ VOCABULARY: list[str] = sorted({w for group in (SIZES, AGES, COLOURS, LIGHTS, VI
 _BANDS = {"size": SIZES, "age": AGES, "colour": COLOURS, "light": LIGHTS}
 _FIELDS = {"size": "size", "age": "freshness", "colour": "colour", "light": "sun_elevation"}
 _ATTRIBUTE_OF = {"size": "size", "age": "freshness", "colour": "colour", "light": "light"}
-_NAMED = {"view": VIEW_WORDS, "kind": KINDS, "terrain": TERRAINS, "rims": tuple(f"{r} rims" for r in RIMS), "interiors": INTERIORS}
+NAMED = {"view": VIEW_WORDS, "kind": KINDS, "terrain": TERRAINS, "rims": tuple(f"{r} rims" for r in RIMS), "interiors": INTERIORS}
 ATTRIBUTES: tuple[str, ...] = (
     "view",
     "size",
@@ -76,10 +78,36 @@ def parse_caption(text: str) -> dict[str, str]:
     """Attribute words recognised in a prompt: a subset of the keys of `words`. Unknown words are ignored; the first match of an attribute counts."""
     plain = f" {' '.join(re.findall(r'[a-z]+', text.lower()))} "
     found: dict[str, str] = {}
-    for attribute, phrases in (*_NAMED.items(), *_BANDS.items()):
+    for attribute, phrases in (*NAMED.items(), *_BANDS.items()):
         hits = [(plain.find(f" {phrase} "), phrase) for phrase in phrases if f" {phrase} " in plain]
         if hits:
             found[attribute] = min(hits)[1]
+    return found
+
+
+def recombined(prompts: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    """Captions that join the words of different prompts anew, none of them a prompt itself.
+
+    Args:
+        prompts: each names view, kind, terrain, rims and interiors.
+        count: captions; the same one may come twice.
+        rng: draws each part by itself.
+
+    Raises:
+        InputError: a prompt lacks a part, or the words can be joined in no other way.
+    """
+    parts = [{name: word for name, word in parse_caption(p).items() if name in NAMED} for p in prompts]
+    lacking = next((p for p, part in zip(prompts, parts, strict=True) if len(part) < len(NAMED)), None)
+    if lacking is not None:
+        raise InputError(f"the prompt {lacking!r} does not name each of {', '.join(NAMED)}: only whole prompts can be recombined")
+    options = {name: [p[name] for p in parts] for name in NAMED}
+    if math.prod(len(set(words)) for words in options.values()) <= len({tuple(p[name] for name in NAMED) for p in parts}):
+        raise InputError(f"the words of {len(prompts)} prompts can be joined in no other way: give prompts that differ in two parts")
+    found: list[str] = []
+    while len(found) < count:
+        w = {name: words[int(rng.integers(len(words)))] for name, words in options.items()}
+        text = f"{w['view']} view of {w['kind']} mars craters on {w['terrain']} with {w['rims']} and {w['interiors']}"
+        found += [text] * (w not in parts)
     return found
 
 

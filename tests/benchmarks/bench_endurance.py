@@ -14,24 +14,25 @@ from typing import Any
 
 from backend.errors import InputError
 from tests.benchmarks.common import RESULTS, machine, machine_line, read, write
+from tests.benchmarks.limits import Limit
 from tests.benchmarks.page_kills import measure_kills
 from tests.benchmarks.page_memory import measure_memory
 
 LIMITS = {
-    "heap_mib_growth_percent": (10.0, "script heap of a page that watches a live run, growth after warm-up, %"),
-    "renderer_mib_growth_percent": (10.0, "memory of the browser's renderer process, growth after warm-up, %"),
-    "nodes_growth_percent": (10.0, "nodes of the page, growth after warm-up, %"),
-    "listeners_growth_percent": (10.0, "event listeners of the page, growth after warm-up, %"),
-    "damaged_checkpoints": (0, "damaged checkpoints after SIGKILL of the server"),
-    "wrong_states": (0, "states other than interrupted or completed after SIGKILL"),
-    "files_that_differ": (0, "files that differ from the run that was never killed"),
+    "heap_mib_growth_percent": Limit(10.0, "script heap of a page that watches a live run, growth after warm-up, %"),
+    "renderer_mib_growth_percent": Limit(10.0, "memory of the browser's renderer process, growth after warm-up, %"),
+    "nodes_growth_percent": Limit(10.0, "nodes of the page, growth after warm-up, %"),
+    "listeners_growth_percent": Limit(10.0, "event listeners of the page, growth after warm-up, %"),
+    "damaged_checkpoints": Limit(0, "damaged checkpoints after SIGKILL of the server"),
+    "wrong_states": Limit(0, "states other than interrupted or completed after SIGKILL"),
+    "files_that_differ": Limit(0, "files that differ from the run that was never killed"),
 }
 ARMS: dict[str, Callable[[], dict[str, Any]]] = {"memory": measure_memory, "kills": measure_kills}
 
 
 def missed(result: dict[str, Any]) -> list[str]:
     """Sentences about the limits that a result does not keep."""
-    return [f"{words}: {result[key]}, at most {most}" for key, (most, words) in LIMITS.items() if key in result and not result[key] <= most]
+    return [f"{limit.words}: {result[key]}, at most {limit.bound:g}" for key, limit in LIMITS.items() if key in result and not limit.keeps(result[key])]
 
 
 def measure(arm: str, results: Path = RESULTS) -> dict[str, Any]:
@@ -55,9 +56,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
                   f"Heap {first['heap_mib']:.1f} MiB at minute {first['minute']:.0f}, {last['heap_mib']:.1f} MiB at minute {last['minute']:.0f}.", ""]  # fmt: skip
     if found := results.get("kills"):
         lines += [f"A server that trains {found['episodes']} episodes was killed (SIGKILL) {found['kills']} times at random moments and resumed each time.", ""]
-    lines += ["| What | Measured | At most | Kept |", "| --- | ---: | ---: | --- |"]
-    rows = [(key, value) for result in results.values() for key, value in result.items() if key in LIMITS]
-    lines += [f"| {LIMITS[key][1]} | {value:.4g} | {LIMITS[key][0]:g} | {'yes' if value <= LIMITS[key][0] else 'no'} |" for key, value in rows]
+    lines += ["| What | Measured | Limit | Kept |", "| --- | ---: | ---: | --- |"]
+    lines += [LIMITS[key].row(value) for result in results.values() for key, value in result.items() if key in LIMITS]
     return "\n".join(lines) + "\n"
 
 

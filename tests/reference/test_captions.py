@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.reference.captions import ATTRIBUTES, VOCABULARY, attribute_targets, caption, caption_targets, parse_caption, sample_for_caption, words
+from backend.errors import InputError
+from backend.reference.captions import ATTRIBUTES, VOCABULARY, attribute_targets, caption, caption_targets, parse_caption, recombined, sample_for_caption, words
 from backend.reference.renderer import INTERIORS, KINDS, RIMS, TERRAINS, CraterParameters, sample_parameters
 
 PROMPTS = Path(__file__).parents[2] / "assets" / "prompts"
@@ -75,6 +76,23 @@ def test_test_prompts_are_new_combinations_of_words_seen_in_training():
     assert {w for prompt in test for w in prompt.split()} <= {w for prompt in train for w in prompt.split()}
     pairs = {(p["kind"], p["terrain"]) for p in map(parse_caption, train)}
     assert sum((p["kind"], p["terrain"]) not in pairs for p in map(parse_caption, test)) >= 8
+
+
+def test_recombined_prompts_are_new_and_use_only_their_words():
+    prompts = (PROMPTS / "test.txt").read_text(encoding="utf-8").splitlines()
+    found = recombined(prompts, 200, np.random.default_rng(0))
+    assert len(found) == 200 and len(set(found)) > 150 and not set(found) & set(prompts)
+    assert {w for text in found for w in text.split()} <= {w for text in prompts for w in text.split()}
+    assert all(GRAMMAR.fullmatch(text) for text in found)
+    assert recombined(prompts, 5, np.random.default_rng(0)) == found[:5]
+
+
+@pytest.mark.parametrize(
+    "change", [[], ["aerial view of bowl mars craters on dune fields"], 2 * ["aerial view of bowl mars craters on dune fields with worn rims and smooth floors"]]
+)
+def test_what_cannot_be_recombined_is_refused(change):
+    with pytest.raises(InputError):
+        recombined(change, 3, np.random.default_rng(0))
 
 
 def test_training_prompts_cover_every_kind_terrain_rim_and_interior():
