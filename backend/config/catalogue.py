@@ -114,6 +114,12 @@ METRICS = Registry(
     "metric",
     [
         Entry("MMD", "backend.rewards.mmd:MMD", "Maximum mean discrepancy to the reference set: be spread as the reference is.", differentiable=True),
+        Entry(
+            "MMD_VENDI",
+            "backend.rewards.mmd_vendi:MMDVendi",
+            "MMD plus a share of the Vendi score: be spread as the reference is, and unlike each other within the group.",
+            differentiable=True,
+        ),
         Entry("MI", "backend.rewards.mi:MI", "Mutual information between an image's features and whether it was generated: be indistinguishable from the reference."),
         Entry("FID", "backend.rewards.fid:FID", "Fréchet distance to the reference set over a pool of recent images, with shrinkage."),
         Entry("MMD_MI", "backend.rewards.mmd_mi:MMDMI", "0.7 MMD + 0.3 MI after each is normalised."),

@@ -150,6 +150,7 @@ class TrainConfig(BaseModel):
     )
     mmd_weight: float = setting(0.7, "Reward", "MMD share", "Weight of MMD in MMD_MI.", ge=0, le=1)
     mi_weight: float = setting(0.3, "Reward", "MI share", "Weight of MI in MMD_MI.", ge=0, le=1)
+    vendi_weight: float = setting(0.1, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
     vendi_order: float = setting(2.0, "Reward", "Vendi order", "Order q of the Vendi score; 1 is the original, 2 is exact and fast.", gt=0, le=64)
     knn_k: int = setting(3, "Reward", "Neighbours", "k of the nearest-neighbour estimates (MI, coverage, precision, novelty).", ge=1, le=50)
     pca_dims: int = setting(32, "Reward", "PCA dimensions", "Dimensions kept for the Fréchet distance; MI takes at most 16 of them.", ge=2, le=64)

@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from sklearn.neighbors import NearestNeighbors
 
-from backend.rewards.base import pointwise_credit
+from backend.config.schema import TrainConfig
+from backend.rewards.base import MetricContext, pointwise_credit
 from backend.rewards.coverage import coverage_credit, density, hard_coverage, membership, soft_coverage
 from backend.rewards.dpp import dpp_credit, likelihood_matrix, mean_log_det
 from backend.rewards.kernels import rbf, reference_radii, squared_distances
+from backend.rewards.mmd import MMD
+from backend.rewards.mmd_vendi import MMDVendi
 from backend.rewards.novelty import neighbour_distances, novelty_credit, novelty_scores
 from backend.rewards.pairwise import mean_distance, pairwise_credit
 from backend.rewards.precision import precision_recall
-from backend.rewards.vendi import leave_one_out_entropy, vendi_credit, vendi_score
+from backend.rewards.queue import FeatureQueue
+from backend.rewards.vendi import Vendi, leave_one_out_entropy, vendi_credit, vendi_score
 
 
 def points(n: int, d: int = 5, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -135,6 +139,17 @@ def test_vendi_order_one_credit_of_near_duplicates():
 def test_leave_one_out_entropy_of_independent_members():
     # Without one of N orthogonal members N - 1 remain: log(N - 1).
     np.testing.assert_allclose(leave_one_out_entropy(torch.eye(7, dtype=torch.float64)), math.log(6), atol=1e-10)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+@pytest.mark.parametrize("n", [3, 8, 33])
+def test_mmd_vendi_is_the_sum_and_its_credit_exact(order, n):
+    config = TrainConfig(metric="MMD_VENDI", vendi_weight=0.3, vendi_order=order)
+    context = MetricContext(points(12, seed=1), torch.zeros(12, 3, 8, 8), FeatureQueue(16, 5))
+    metric, mmd, vendi = (cls(config, context) for cls in (MMDVendi, MMD, Vendi))
+    x = points(n, seed=n + 1)
+    assert metric.set_score(x) == pytest.approx(mmd.set_score(x) + 0.3 * vendi.set_score(x) / n, abs=1e-12)
+    np.testing.assert_allclose(metric.set_credit(x).total, brute_force(metric.set_score, x), atol=1e-8)
 
 
 @settings(max_examples=25, deadline=None)

@@ -21,7 +21,9 @@ def slope_along(function, pictures, words, change, size):
     return (totals[0] - totals[1]) / (2 * size)
 
 
-@pytest.mark.parametrize("settings", [{"metric": "MMD"}, {"metric": "VENDI"}, {"metric": "VENDI", "vendi_order": 1.0}, {"metric": "DPP"}, {"ensemble": "MMD=2, VENDI=1"}])
+@pytest.mark.parametrize(
+    "settings", [{"metric": "MMD"}, {"metric": "VENDI"}, {"metric": "VENDI", "vendi_order": 1.0}, {"metric": "MMD_VENDI"}, {"metric": "DPP"}, {"ensemble": "MMD=2, VENDI=1"}]
+)
 def test_the_image_gradient_is_the_slope_of_the_reward(settings, renders, with_attributes, images):
     function = make(renders, base=images[0][12:], adherence_weight=0.2, **settings)
     pictures, words = images[0][:8], images[1][:8]
