@@ -76,13 +76,14 @@ class AttributeModel:
             captions: N prompts; attributes that a prompt says nothing about do not count.
 
         Returns:
-            [N] float64, at most 1: 1 - mean error over the things that the caption says. The error of a number is
-            |measured - said|; of a word among several (`kind: ...`) half the sum over the words, the total variation
-            distance. Attributes that cannot be read from images are left out; NaN where nothing is left.
+            [N] float64, at most 1: 1 - mean squared error over the things that the caption says. The error of a number is
+            (measured - said)^2; of a word among several (`kind: ...`) half the sum over the words, half a Brier score
+            (Brier 1950, Monthly Weather Review 78): being a proper score, it asks for the word that was said more than it asks for
+            silence of the others. Attributes that cannot be read from images are left out; NaN where nothing is left.
         """
         said = torch.tensor([[caption_targets(c).get(name, float("nan")) for name in self.names] for c in captions], dtype=torch.float64)
         counts = (~torch.isnan(said)) & self.readable
-        error = torch.where(counts, (attributes - torch.nan_to_num(said)).abs(), 0.0)
+        error = torch.where(counts, (attributes - torch.nan_to_num(said)) ** 2, 0.0)
         things = list(dict.fromkeys(name.partition(":")[0] for name in self.names))
         sums, spoken = torch.zeros(len(said), dtype=torch.float64), torch.zeros(len(said), dtype=torch.float64)
         for thing in things:

@@ -62,12 +62,12 @@ def by_hand(columns: dict[str, float], readable: set[str]) -> tuple[AttributeMod
     return model, torch.tensor([[columns.get(name, 0.0) for name in ATTRIBUTES]], dtype=torch.float64)
 
 
-def test_agreement_is_one_minus_the_mean_error_of_what_is_said():
+def test_agreement_is_one_minus_the_mean_squared_error_of_what_is_said():
     kinds = [name for name in ATTRIBUTES if name.startswith("kind: ")]
     model, measured = by_hand({"view": 0.25, "kind: bowl": 0.6, kinds[1]: 0.3}, {"view", *kinds})
-    # View: |0.25 - 0| = 0.25. Kind: half of |0.6 - 1| + |0.3 - 0| = 0.35. Terrain cannot be read and does not count.
+    # View: (0.25 - 0)^2 = 0.0625. Kind: half of (0.6 - 1)^2 + (0.3 - 0)^2 = 0.125. Terrain cannot be read and does not count.
     found = model.adherence(measured, ["aerial view of bowl mars craters on dune fields"])
-    assert float(found[0]) == pytest.approx(1 - (0.25 + 0.35) / 2)
+    assert float(found[0]) == pytest.approx(1 - (0.0625 + 0.125) / 2)
 
 
 def test_a_caption_that_says_nothing_measurable_is_not_judged():
