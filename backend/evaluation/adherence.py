@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
@@ -28,24 +30,42 @@ class Reader:
         return np.stack([model.predict(features) for model in self.models], axis=1)
 
 
-def correlations(counts: np.ndarray, read: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Squared correlation of read and wanted attributes under image weights.
+def moments(counts: np.ndarray, read: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance of read, of wanted, and their covariance under image weights.
 
     Args:
         counts: [R, N] how often each image counts.
         read: [N, A]; wanted: [N, A], NaN where the prompt is silent.
 
     Returns:
-        [R, A]; NaN where fewer than two different values are wanted.
+        [R, A] each; the variance of wanted is 0 or NaN where fewer than two different values are wanted.
     """
     known = np.isfinite(wanted)
     x, y = np.where(known, read, 0.0), np.where(known, wanted, 0.0)
     total = counts @ known.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_x, mean_y = counts @ x / total, counts @ y / total
-        xx, yy, xy = counts @ (x * x) / total - mean_x**2, counts @ (y * y) / total - mean_y**2, counts @ (x * y) / total - mean_x * mean_y
+        return counts @ (x * x) / total - mean_x**2, counts @ (y * y) / total - mean_y**2, counts @ (x * y) / total - mean_x * mean_y
+
+
+def correlations(counts: np.ndarray, read: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Squared correlation of read and wanted attributes [R, A]; NaN where fewer than two different values are wanted. Arguments as for `moments`."""
+    xx, yy, xy = moments(counts, read, wanted)
+    with np.errstate(invalid="ignore", divide="ignore"):
         squared = np.maximum(xy, 0) ** 2 / (xx * yy)  # a negative correlation is disobedience, not obedience
     return np.where((yy > 1e-9) & (xx > 1e-12), squared, np.where(yy > 1e-9, 0.0, np.nan))
+
+
+def slopes(counts: np.ndarray, read: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How far the reading follows what is asked, per unit asked [R, A]: unlike the correlation it does not fall when images vary more otherwise."""
+    _, yy, xy = moments(counts, read, wanted)
+    return np.divide(xy, yy, out=np.full_like(xy, np.nan), where=yy > 1e-9)
+
+
+def residuals(counts: np.ndarray, read: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Variance of the reading that the prompt does not explain [R, A]: variety within prompts, noise of the reading, disobedience."""
+    xx, yy, xy = moments(counts, read, wanted)
+    return xx - np.divide(xy**2, yy, out=np.full_like(xy, np.nan), where=yy > 1e-9)
 
 
 def adherence_change(base: np.ndarray, tuned: list[np.ndarray], ceiling: np.ndarray, wanted: np.ndarray, generator: np.random.Generator, resamples: int = 1000) -> dict:
@@ -60,24 +80,29 @@ def adherence_change(base: np.ndarray, tuned: list[np.ndarray], ceiling: np.ndar
         generator: of the bootstrap over images and seeds.
 
     Returns:
-        `base`, `tuned`, `ceiling`, `attributes` (how many are legible) and `relative` (Interval; None where
-        no attribute is legible or the base does not obey at all).
+        `base`, `tuned`, `ceiling`, `attributes` (how many are legible), `relative` (Interval; None where no attribute is
+        legible or the base does not obey at all), and why it changed: `slope` and `residual`, the relative changes of what
+        follows the prompt and of what does not (Intervals, or None).
     """
     ones = np.ones((1, len(base)))
     top = correlations(ones, ceiling, wanted)[0]
     legible = np.nan_to_num(top, nan=-1) >= LEGIBLE
     if not legible.any():
-        return {"base": None, "tuned": None, "ceiling": None, "attributes": 0, "relative": None}
+        return {"base": None, "tuned": None, "ceiling": None, "attributes": 0, "relative": None, "slope": None, "residual": None}
 
-    def level(counts: np.ndarray, read: np.ndarray) -> np.ndarray:
-        return np.nanmean(correlations(counts, read[:, legible], wanted[:, legible]), axis=1)
+    def level(counts: np.ndarray, read: np.ndarray, measure: Callable[..., np.ndarray] = correlations) -> np.ndarray:
+        return np.nanmean(measure(counts, read[:, legible], wanted[:, legible]), axis=1)
+
+    def change(measure: Callable[..., np.ndarray], floor: float = 0.0) -> Interval:
+        levels = np.stack([level(counts, read, measure) for read in tuned], axis=1)
+        before, after = float(level(ones, base, measure)[0]), float(np.mean([level(ones, read, measure)[0] for read in tuned]))
+        drawn = (levels * seeds).sum(1) / seeds.sum(1) / np.maximum(level(counts, base, measure), floor) - 1
+        low, high = np.nanquantile(drawn, [0.025, 0.975])
+        return Interval(after / before - 1, float(low), float(high))
 
     counts, seeds = resample_counts(generator, resamples, len(base)), resample_counts(generator, resamples, len(tuned))
-    levels = np.stack([level(counts, read) for read in tuned], axis=1)
     base_level, tuned_level = float(level(ones, base)[0]), float(np.mean([level(ones, read)[0] for read in tuned]))
     facts = {"base": base_level, "tuned": tuned_level, "ceiling": float(top[legible].mean()), "attributes": int(legible.sum())}
     if base_level < DISOBEDIENT:
-        return facts | {"relative": None}
-    drawn = (levels * seeds).sum(1) / seeds.sum(1) / np.maximum(level(counts, base), DISOBEDIENT) - 1
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return facts | {"relative": Interval(tuned_level / base_level - 1, float(low), float(high))}
+        return facts | {"relative": None, "slope": None, "residual": None}
+    return facts | {"relative": change(correlations, DISOBEDIENT), "slope": change(slopes), "residual": change(residuals)}

@@ -110,6 +110,8 @@ def compare(
     if wanted is not None and base.read is not None and ceiling.read is not None:
         adherence = adherence_change(base.read, [item.read for item in tuned], ceiling.read, wanted, generator)
         rows.append(_row("Caption adherence (r²), relative change", adherence["base"], adherence["tuned"], adherence["relative"], ceiling=adherence["ceiling"]))
+        rows.append(_row("… readings follow the prompt (slope), relative change", None, None, adherence["slope"]))
+        rows.append(_row("… readings vary without it (residual variance), relative change", None, None, adherence["residual"]))
     rows += memorisation_rows(base, tuned, reference, judges)
     relative = adherence["relative"]
     headline = gaps["lite2"].estimate if "lite2" in gaps else math.nan
@@ -118,5 +120,5 @@ def compare(
         "gap": {name: interval.to_dict() for name, interval in gaps.items()},
         "table": rows,
         "guards": guards_of(precision, relative),
-        "adherence": {**adherence, "relative": relative.to_dict() if relative is not None else None},
+        "adherence": {key: value.to_dict() if isinstance(value, Interval) else value for key, value in adherence.items()},
     }

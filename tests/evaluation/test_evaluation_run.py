@@ -246,6 +246,17 @@ def test_adherence_falls_when_half_of_the_images_ignore_their_prompt():
     assert adherence.adherence_change(-obedient, [half], obedient, wanted, generator)["relative"] is None
 
 
+def test_adherence_says_whether_obedience_or_variety_changed():
+    generator = np.random.default_rng(4)
+    wanted = np.repeat(generator.normal(size=(10, 2)), 400, axis=0)
+    base = wanted + 0.5 * generator.normal(size=wanted.shape)
+    varied, faint = base + 0.5 * generator.normal(size=wanted.shape), base - 0.3 * wanted
+    more = adherence.adherence_change(base, [varied], base, wanted, generator)
+    assert more["relative"].high < 0 and more["slope"].estimate == pytest.approx(0, abs=0.03) and more["residual"].estimate == pytest.approx(1, abs=0.1)
+    less = adherence.adherence_change(base, [faint], base, wanted, generator)
+    assert less["slope"].estimate == pytest.approx(-0.3, abs=0.02) and less["residual"].estimate == pytest.approx(0, abs=1e-6)
+
+
 def test_reader_recovers_a_linear_attribute():
     generator = np.random.default_rng(2)
     features = generator.normal(size=(300, 20))
