@@ -84,15 +84,16 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
 
 
 def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
-    """One line per ablation, seeds averaged; ± is half the difference of two seeds."""
+    """One line per ablation, seeds averaged; ± is half the difference of two seeds. Gaps and adherence are relative, in percent."""
     names = list(dict.fromkeys(arm["name"] for arm in results.values() if arm.get("name") and arm["name"] not in MODES))
-    lines = ["| Arm | Seeds | Raw score gain | Vendi (Lite2) change | Precision, points | Seconds an episode |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    head = ["Arm", "Seeds", "Raw score gain", "Gap closed, Lite2, %", "Precision, points", "Adherence, %", "its slope, %", "Seconds an episode"]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for name in names:
         arms = [arm for arm in results.values() if arm.get("name") == name]
         gains = np.array([arm["raw"]["gain"] for arm in arms])
-        vendi = np.array([row_of(arm["verdict"], "Vendi score, Lite2")["estimate"] for arm in arms], dtype=float)
-        precision = np.array([row_of(arm["verdict"], "Precision")["estimate"] for arm in arms], dtype=float)
-        cells = [f"{v.mean():+.3g} ± {v.std():.2g}" for v in (gains, vendi, precision)]
+        rows = [[row_of(arm["verdict"], begins)["estimate"] for arm in arms] for begins in ("Diversity gap closed, lite2", "Precision", "Caption adherence", "… readings follow")]
+        gap, precision, adherence, slope = np.array(rows, dtype=float)
+        cells = [f"{v.mean():+.3g} ± {v.std():.2g}" for v in (gains, 100 * gap, precision, 100 * adherence, 100 * slope)]
         lines.append(f"| {name} | {len(arms)} | {' | '.join(cells)} | {np.mean([arm['seconds_per_episode'] for arm in arms]):.1f} |")
     return lines
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import bench_learning, bench_modes, bench_page, bench_speed, limits
+from tests.benchmarks import bench_endurance, bench_learning, bench_modes, bench_page, bench_speed, limits
 from tests.benchmarks.common import RESULTS, read
 from tests.benchmarks.learning_tables import write_tables
 
@@ -35,6 +35,12 @@ def test_limits(bench, title: str) -> None:
     results = {path.stem: read(path) for path in sorted((RESULTS / name).glob("*.json"))}
     text, kept = limits.table(title, f"python -m {bench.__name__}", bench.LIMITS, results)
     assert text == (RESULTS / f"{name}.md").read_text(encoding="utf-8") and kept
+
+
+def test_endurance() -> None:
+    results = {arm: read(RESULTS / "endurance" / f"{arm}.json") for arm in bench_endurance.ARMS}
+    assert bench_endurance.table(results) == (RESULTS / "endurance.md").read_text(encoding="utf-8")
+    assert not [fault for result in results.values() for fault in bench_endurance.missed(result)]
 
 
 def test_a_missed_limit_is_said() -> None:
