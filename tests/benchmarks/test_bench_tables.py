@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmarks import bench_endurance, bench_learning, bench_modes, bench_page, bench_speed, limits
 from tests.benchmarks.common import RESULTS, read
-from tests.benchmarks.learning_tables import write_tables
+from tests.benchmarks.learning_tables import ablation_table, write_tables
 
 
 @pytest.fixture
@@ -35,6 +35,13 @@ def test_limits(bench, title: str) -> None:
     results = {path.stem: read(path) for path in sorted((RESULTS / name).glob("*.json"))}
     text, kept = limits.table(title, f"python -m {bench.__name__}", bench.LIMITS, results)
     assert text == (RESULTS / f"{name}.md").read_text(encoding="utf-8") and kept
+
+
+def test_ablations_stand_side_by_side() -> None:
+    arm = read(RESULTS / "learning" / "LORA_UNET_0.json")
+    first, second = ({**arm, "name": "no-kl", "raw": {**arm["raw"], "gain": gain}} for gain in (0.01, 0.03))
+    line = ablation_table({"no-kl:0": first, "no-kl:1": second})[-1]
+    assert line.startswith("| no-kl | 2 | +0.02 ± 0.01 | +27 ± 0 | +2.54 ± 0 | -3.41 ± 0 |")
 
 
 def test_endurance() -> None:
