@@ -26,9 +26,10 @@ SHOWN = ("banner", "charts", "film", "alerts", "log")  # parts of a feed that ha
 class Monitor:
     """Widgets of the live view.
 
-    The timer asks for one value, whether there is news (`ask`); only then everything is fetched (`refresh`, which fills
-    `outputs`). Gradio builds every output of an event anew, changed or not: half a millisecond each. A refresh remembers what it
-    has sent in a state of its own and never touches the view: choosing another run meanwhile would be undone.
+    The timer asks for one value, whether there is news (`ask`); only then what is shown is fetched (`refresh`, which fills
+    `outputs`), and only where state or settings changed the buttons and knobs (`controls`). Gradio builds every output of an event
+    anew, changed or not: half a millisecond each. A refresh remembers what it has sent in a state of its own and never touches
+    the view: choosing another run meanwhile would be undone.
     """
 
     context: PageContext
@@ -44,6 +45,7 @@ class Monitor:
         self.parts["seen"] = gr.State({})
         # Out of sight; a hidden component would not tell that it changed.
         self.parts["pulse"] = gr.HTML("", elem_id="pulse")
+        self.parts["switch"] = gr.HTML("", elem_id="switch")
         self.parts["choice"] = gr.Dropdown(choices=run_choices(self.context), value=None, label="Showing", elem_id="showing", interactive=True, filterable=True)
         self.parts["banner"] = gr.HTML(banner.nothing_yet(), elem_id="banner", elem_classes="plain-html")
         with gr.Row(elem_classes="control-row"):
@@ -84,8 +86,7 @@ class Monitor:
     @property
     def outputs(self) -> list[Any]:
         """What `refresh` returns, in order."""
-        parts = [self.parts[name] for name in SHOWN]
-        return [self.parts["seen"], self.parts["timer"], *parts, *self.buttons.values(), *self.knobs.values()]
+        return [self.parts[name] for name in ("seen", "timer", *SHOWN, "switch")]
 
     def wire(self) -> None:
         """Timer, controls, knobs and the choice of the run."""
@@ -93,6 +94,9 @@ class Monitor:
         told = [self.view, self.visitor, self.parts["seen"]]
         self.parts["timer"].tick(self.ask, told, self.parts["pulse"], **seldom)
         self.parts["pulse"].change(self.refresh, told, self.outputs, **seldom)
+        controls = [*self.buttons.values(), *self.knobs.values()]
+        # None may be dropped: what it brings counts as sent.
+        self.parts["switch"].change(self.controls, [self.view, self.visitor, self.parts["switch"]], controls, **{**seldom, "trigger_mode": "multiple"})
         for name in ("pause", "stop", "force", "save_now", "sample_now"):
             clicked = self.buttons[name].click(self._control(name), [self.view, self.visitor], self.parts["answer"], queue=False, show_progress="hidden", api_visibility="private")
             if name == "pause":
@@ -126,18 +130,25 @@ class Monitor:
         latest, had = self._latest(view, visitor, request), self._had(view, seen)
         fresh = {name for name in latest if latest[name] != had.get(name)}
         pace = gr.Timer(latest["pace"]) if "pace" in fresh else gr.skip()
+        switched = sorted(fresh & {"buttons", "knobs", "gone"})
+        switch = " ".join([*switched, str(time.monotonic_ns())]) if switched else gr.skip()
         if "gone" in fresh:
             blank = {"banner": note(latest["gone"], "bad"), "charts": None, "film": None, "alerts": "", "log": banner.log("")}
-            still = [gr.update(interactive=False)] * len(self.buttons) + [gr.skip()] * len(self.knobs)
-            return (latest, pace, *(blank[name] for name in SHOWN), *still)
-        if fresh <= {"pace"}:
-            return (latest, pace, *(gr.skip(),) * (len(self.outputs) - 2))
+            return (latest, pace, *(blank[name] for name in SHOWN), switch)
+        if not fresh & {*SHOWN}:
+            return (latest, pace, *(gr.skip(),) * len(SHOWN), switch)
         feed = self.context.feed(view["run"], view["source"])
         parts = feed.parts | {"log": banner.log(feed.parts["log"])}
-        out = [parts[name] if name in fresh else gr.skip() for name in SHOWN]
-        out += self._buttons(*latest["buttons"][:2], feed.status) if "buttons" in fresh else [gr.skip()] * len(self.buttons)
-        out += [feed.parts["knobs"].get(name) for name in self.knobs] if "knobs" in fresh else [gr.skip()] * len(self.knobs)
-        return (latest, pace, *out)
+        return (latest, pace, *(parts[name] if name in fresh else gr.skip() for name in SHOWN), switch)
+
+    def controls(self, view: dict[str, Any], visitor: Any, switch: str, request: gr.Request | None = None) -> list[Any]:
+        """Buttons and knobs as they are now; knobs only where `switch` names them, or what is being typed would be lost."""
+        latest = self._latest(view, visitor, request)
+        if "buttons" not in latest:
+            return [gr.update(interactive=False)] * len(self.buttons) + [gr.skip()] * len(self.knobs)
+        feed = self.context.feed(view["run"], view["source"])
+        values = [feed.parts["knobs"].get(name) for name in self.knobs] if "knobs" in switch else [gr.skip()] * len(self.knobs)
+        return [*self._buttons(*latest["buttons"][:2], feed.status), *values]
 
     def _had(self, view: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
         """What the viewer was sent of what it looks at now: nothing but its pace where that was another run."""

@@ -11,8 +11,9 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -87,14 +88,15 @@ class Viewer:
             Bytes received.
         """
         answer = self._trigger(self.timed)
-        (pulse,) = self.timed["outputs"]
         if not isinstance(json.loads(answer)["data"][0], str):
             return len(answer)
-        refresh = self._dependency(pulse, "change")
+        refresh = self._dependency(self.ids["pulse"], "change")
         news = self._trigger(refresh)
-        pace = json.loads(news)["data"][refresh["outputs"].index(self.timer)]
-        if isinstance(pace, dict) and "value" in pace:
-            self.pace = float(pace["value"])
+        told = dict(zip(refresh["outputs"], json.loads(news)["data"], strict=True))
+        if isinstance(told[self.timer], dict) and "value" in told[self.timer]:
+            self.pace = float(told[self.timer]["value"])
+        if isinstance(told[self.ids["switch"]], str):
+            news += self._trigger(self._dependency(self.ids["switch"], "change"), told)
         return len(answer) + len(news)
 
     def press(self, elem_id: str) -> list:
@@ -104,8 +106,9 @@ class Viewer:
     def _dependency(self, component: int, event: str) -> dict:
         return next(d for d in self.dependencies if [component, event] in [list(target) for target in d["targets"]])
 
-    def _trigger(self, dependency: dict) -> bytes:
-        body = {"data": [None] * len(dependency["inputs"]), "fn_index": dependency["id"], "session_hash": self.session, "event_data": None}
+    def _trigger(self, dependency: dict, values: Mapping[int, Any] = MappingProxyType({})) -> bytes:
+        """The answer to an event; inputs are `values` by component, and nothing where there is none (the server knows states itself)."""
+        body = {"data": [values.get(name) for name in dependency["inputs"]], "fn_index": dependency["id"], "session_hash": self.session, "event_data": None}
         return fetch(urllib.request.Request(f"{self.address}/gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}))
 
     def watch(self, leave: threading.Event) -> None:

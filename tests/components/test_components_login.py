@@ -64,9 +64,9 @@ def test_a_login_owns_and_no_string_can_stand_for_it(guarded: PageContext) -> No
     with gr.Blocks():
         monitor = Monitor(guarded, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
         monitor.build()
-    pause = list(monitor.buttons).index("pause") + 7
-    assert monitor.refresh(view_of(run.id, "runs"), {}, {}, visit("alice"))[pause]["interactive"]
-    assert not monitor.refresh(view_of(run.id, "runs"), {}, {}, visit("bob"))[pause]["interactive"]
+    pause = list(monitor.buttons).index("pause")
+    assert monitor.controls(view_of(run.id, "runs"), {}, "buttons", visit("alice"))[pause]["interactive"]
+    assert not monitor.controls(view_of(run.id, "runs"), {}, "buttons", visit("bob"))[pause]["interactive"]
     assert "another visitor" in monitor._control("pause")(view_of(run.id, "runs"), {"owner": "alice"}, visit("bob"))
 
 

@@ -35,10 +35,10 @@ def look(monitor: Monitor, view: dict, seen: dict | None = None, visitor: object
     monitor.context.feed(view["run"], view["source"])._read_at = 0
     if monitor.ask(view, visitor, seen) == gr.skip():
         return seen, {}
-    out = monitor.refresh(view, visitor, seen)
-    names = ["banner", "charts", "film", "alerts", "log", *monitor.buttons, *monitor.knobs]
-    sent = {name: value for name, value in zip(names, out[2:], strict=True) if value != gr.skip()}
-    return out[0], sent
+    seen, _, *parts, switch = monitor.refresh(view, visitor, seen)
+    controls = monitor.controls(view, visitor, switch) if isinstance(switch, str) else []
+    names = ["banner", "charts", "film", "alerts", "log", *(name for name in [*monitor.buttons, *monitor.knobs] if controls)]
+    return seen, {name: value for name, value in zip(names, [*parts, *controls], strict=True) if value != gr.skip()}
 
 
 def test_first_tick_sends_all_and_the_next_nothing(context: PageContext) -> None:
@@ -108,7 +108,7 @@ def test_new_rows_and_a_new_attempt_are_noticed(context: PageContext) -> None:
     seen, _ = look(monitor, view)
     write_rows(run, 10, 13)
     seen, sent = look(monitor, view, seen)
-    assert sent["charts"]["charts"]["reward"]["points"] == 13 and "film" not in sent
+    assert sent["charts"]["charts"]["reward"]["points"] == 13 and not {"film", "pause", "guidance_scale"} & set(sent)
     (run.logs_dir / "policy_updates.csv").unlink()
     write_rows(run, 0, 5)
     set_status(run, attempt=1)
@@ -153,6 +153,16 @@ def test_knobs_show_what_the_run_has_now(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 8, changes=2)
     _, sent = look(monitor_of(context), view_of(run.id, "runs"))
     assert sent["guidance_scale"] == 4.0 and sent["learning_rate"] == run.config.learning_rate
+
+
+def test_a_change_of_state_leaves_what_is_being_typed_into_a_knob(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 8, state="paused")
+    monitor = monitor_of(context)
+    view = view_of(run.id, "runs")
+    seen, _ = look(monitor, view)
+    set_status(run, state="stopped")
+    _, sent = look(monitor, view, seen)
+    assert sent["pause"]["value"] == "Resume" and not set(monitor.knobs) & set(sent)
 
 
 def test_deleted_run_leaves_a_sentence(context: PageContext) -> None:
