@@ -26,7 +26,7 @@ def test_start_watch_steer_stop_and_resume(open_page: Any, server: Server) -> No
     _a_knob_is_marked(page)
     steps.press(page, "stop")
     steps.wait_state(page, "stopped")
-    assert "Resume" in page.inner_text("#button-pause")
+    wait_for(lambda: "Resume" in page.inner_text("#button-pause"), 5, "the button follows the state")
     done = steps.episode(page)
     steps.press(page, "pause")
     steps.wait_state(page, "running")
