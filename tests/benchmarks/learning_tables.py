@@ -49,6 +49,8 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
         "Gap closed (95 %)",
         "Precision, points",
         "Adherence",
+        "its slope",
+        "unexplained variance of its readings",
         "Training",
     ]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
@@ -57,7 +59,8 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
         adherence = between(verdict["adherence"]["relative"], 100, " %") if verdict["adherence"].get("relative") else "–"
         rise = arm["after_50"] | {"estimate": arm["after_50"]["slope"]}
         cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", between(rise, 100), arm["state"]]
-        cells += [between(verdict["gap"].get("lite2"), 100, " %"), between(row_of(verdict, "Precision")), adherence, f"{arm['minutes']:.0f} min"]
+        why = [between(row_of(verdict, begins), 100, " %") for begins in ("… readings follow", "… readings vary")]
+        cells += [between(verdict["gap"].get("lite2"), 100, " %"), between(row_of(verdict, "Precision")), adherence, *why, f"{arm['minutes']:.0f} min"]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return lines
 
