@@ -25,7 +25,7 @@ from tests.benchmarks.limits import Limit, measure_arms
 from tests.benchmarks.page_server import Viewer, served, timed, wait_until_idle
 
 VIEWERS, HISTORY = 20, 10_000
-PHASES, EPISODES_A_PHASE = 6, 5  # without and with viewers in turn, so that a drift of the machine cancels
+PHASES, EPISODES_A_PHASE = 10, 5  # without and with viewers in turn, so that a drift of the machine cancels
 LIMITS = {
     "idle_tick_ms": Limit(5.0, "processor time of a tick that changes nothing, ms"),
     "idle_tick_bytes": Limit(1024.0, "what such a tick sends, bytes"),
