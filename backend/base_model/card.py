@@ -96,17 +96,7 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         "",
         *(f"- {name}: `{sha256}`" for name, sha256 in judges.items()),
         "",
-        "## Recipe",
-        "",
-        "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict)) + "." + _origin(recipe),
-        "",
-        "Seconds by stage: " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".",
-        "",
-        "![losses](losses.png)",
-        "",
-        "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences). "
-        "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",
-        "",
+        *_recipe_rows(recipe, cost),
     ]
     path = folder / "README.md"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -176,6 +166,23 @@ def _guidance_rows(figures: dict) -> list[str]:
         "| guidance | Fréchet distance | mean R² of adherence | of renders |",
         "|---|---|---|---|",
         *(f"| {scale} | {row['frechet']} | {row['adherence']['generated']:.3f} | {row['adherence']['renders']:.3f} |" for scale, row in scales.items()),
+        "",
+    ]
+
+
+def _recipe_rows(recipe: dict, cost: dict[str, float]) -> list[str]:
+    """How the model was made and what that took."""
+    return [
+        "## Recipe",
+        "",
+        "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict)) + "." + _origin(recipe),
+        "",
+        "Seconds by stage: " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".",
+        "",
+        "![losses](losses.png)",
+        "",
+        "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences). "
+        "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",
         "",
     ]
 
