@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,18 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from backend.base_model import measure
 from backend.base_model.agreement import LABELS, agreement, area_under_curve, rank_correlation, read_labels
+from backend.base_model.card import _combination_rows
 from backend.base_model.judges import RECORD, judge_versions, judges_markdown
 from backend.base_model.measure import group_r_squared, own_adherence_table, truth
 from backend.base_model.publish import remember
-from backend.base_model.readers import disturbed, half_disturbed, region_features, region_masks
+from backend.base_model.readers import RegionReader, disturbed, half_disturbed, region_features, region_masks
 from backend.base_model.sheets import GAP, TITLE, read_crops, side_by_side, spread_over
 from backend.errors import InputError
 from backend.features.load import load_extractor
-from backend.reference.captions import ATTRIBUTES
+from backend.reference.captions import ATTRIBUTES, NAMED
+from backend.reference.prompts import load_prompts
 from backend.reference.renderer import render_batch, sample_parameters
 
 
@@ -110,6 +114,16 @@ def test_own_adherence_forgives_a_style_but_not_a_lost_caption() -> None:
     styled, lost = 0.4 * renders - 7, rng.permutation(renders)
     assert all(row["relative"] == pytest.approx(1, abs=0.02) for row in own_adherence_table(renders, styled, params).values())
     assert all(row["relative"] < 0.05 for row in own_adherence_table(renders, lost, params).values())
+
+
+def test_new_combinations_compare_renders_with_pictures_of_the_same_words(monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(measure, "render_all", lambda params, rng: drawn.append(render_batch(params, range(len(params)), size=64)) or drawn[0])
+    monkeypatch.setattr(measure, "generate", lambda folder, captions, seed: drawn[0])
+    found = measure.combination_table(Path("unused"), RegionReader.load(), load_prompts("assets/prompts/test.txt"), 40, np.random.default_rng(0))
+    assert all(set(table) == set(NAMED) for table in found.values())
+    assert all(row["generated"] == row["renders"] for table in found.values() for row in table.values())
+    assert any("| view |" in line for line in _combination_rows({"combinations": found})) and _combination_rows({}) == []
 
 
 def test_history_keeps_versions_and_replaces_a_repeated_measurement(tmp_path) -> None:
