@@ -212,6 +212,10 @@ class PageContext:
         Raises:
             InputError: with the field at fault.
         """
-        for name in field_names():
-            if field_meta(name)["trusted"] and name in values and values[name] not in self.trusted_choices(name):
-                raise InputError(f"{name} = {values[name]!r} cannot be named from the page: start the server with CRATER_{name.upper()}={values[name]}", field=name)
+        for refusal in self.untrusted(values):
+            raise refusal
+
+    def untrusted(self, values: Mapping[str, Any]) -> list[InputError]:
+        """One refusal for each file, folder or hub id that this server does not offer."""
+        named = [n for n in field_names() if n in values and field_meta(n)["trusted"] and values[n] not in self.trusted_choices(n)]
+        return [InputError(f"{n} = {values[n]!r} cannot be named from the page: start the server with CRATER_{n.upper()}={values[n]}", field=n) for n in named]

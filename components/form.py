@@ -82,22 +82,21 @@ def to_config(values: Mapping[str, Any], context: PageContext | None = None) -> 
     Raises:
         InputError: the first refusal, its field named.
     """
-    given = {name: _tidy(name, values[name]) for name in field_names() if name in values}
-    problems = _problems(given, context)
-    if problems:
-        raise problems[0]
+    given = _given(values)
+    for refusal in _barred(given, context):
+        raise refusal
     return make_config(given)
 
 
-def _problems(given: Mapping[str, Any], context: PageContext | None) -> list[InputError]:
-    """Everything that is refused of settings by name, what is empty first."""
-    found = [InputError(f"{field_meta(n)['label']} is empty: give a value (default {field_meta(n)['default']!r})", field=n) for n, value in given.items() if value is None]
-    for name, value in given.items() if context is not None else ():
-        try:
-            context.check_trusted({name: value})
-        except InputError as error:
-            found.append(error)
-    return found + config_refusals({name: value for name, value in given.items() if value is not None})
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's settings by name, as the schema wants them."""
+    return {name: _tidy(name, values[name]) for name in field_names() if name in values}
+
+
+def _barred(given: Mapping[str, Any], context: PageContext | None) -> list[InputError]:
+    """What is refused before the schema looks: empty fields, then what this server does not offer."""
+    empty = [InputError(f"{field_meta(n)['label']} is empty: give a value (default {field_meta(n)['default']!r})", field=n) for n, value in given.items() if value is None]
+    return empty + (context.untrusted(given) if context is not None else [])
 
 
 def _tidy(name: str, value: Any) -> Any:
@@ -107,12 +106,13 @@ def _tidy(name: str, value: Any) -> Any:
 
 def refusals(values: Mapping[str, Any], context: PageContext) -> dict[str, str]:
     """Message by field of all that would be refused; empty when the form can run. A refusal of no one field is under ""."""
-    given = {name: _tidy(name, values[name]) for name in field_names() if name in values}
-    problems = _problems(given, context)
-    try:
-        check_caps(make_config(given), context)
-    except InputError as error:
-        problems = problems or [error]
+    given = _given(values)
+    problems = _barred(given, context) + config_refusals({name: value for name, value in given.items() if value is not None})
+    if not problems:
+        try:
+            check_caps(make_config(given), context)
+        except InputError as error:
+            problems = [error]
     named: dict[str, str] = {}
     for problem in problems:
         named.setdefault(problem.field if problem.field in field_names() else "", str(problem))

@@ -152,8 +152,8 @@ class Monitor:
 
     def _had(self, view: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
         """What the viewer was sent of what it looks at now: nothing but its pace where that was another run."""
-        same = seen.get("run") == view.get("run", "") and seen.get("source") == view.get("source", "runs")
-        return seen if same else {"pace": seen.get("pace", self.context.settings.tick_seconds), **_which(view)}
+        which = _which(view)
+        return seen if which.items() <= seen.items() else {"pace": seen.get("pace", self.context.settings.tick_seconds), **which}
 
     def _latest(self, view: dict[str, Any], visitor: Any, request: gr.Request | None) -> dict[str, Any]:
         """What a viewer that has everything would have seen: its pace and, where it looks at a run, the versions of the parts, or why it is gone."""

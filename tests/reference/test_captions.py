@@ -87,9 +87,10 @@ def test_recombined_prompts_are_new_and_use_only_their_words():
     assert recombined(prompts, 5, np.random.default_rng(0)) == found[:5]
 
 
-@pytest.mark.parametrize(
-    "change", [[], ["aerial view of bowl mars craters on dune fields"], 2 * ["aerial view of bowl mars craters on dune fields with worn rims and smooth floors"]]
-)
+WHOLE = "aerial view of bowl mars craters on dune fields with worn rims and smooth floors"
+
+
+@pytest.mark.parametrize("change", [[], ["aerial view of bowl mars craters on dune fields"], [WHOLE, WHOLE], [WHOLE, WHOLE.replace("bowl", "pitted")]])
 def test_what_cannot_be_recombined_is_refused(change):
     with pytest.raises(InputError):
         recombined(change, 3, np.random.default_rng(0))
