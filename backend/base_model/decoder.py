@@ -66,7 +66,7 @@ def train_decoder(
     began, mean = time.time(), None
     for step in range(start, steps):
         rng = np.random.default_rng([seed, 1, step])
-        crops = _crops(images, batch, rng, draw or alike(len(images)))
+        crops = random_crops(images, batch, rng, draw or alike(len(images)))
         x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
             latents = model.encoder(x)
@@ -88,7 +88,7 @@ def train_decoder(
             save_progress(state_file, step + 1, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
 
 
-def _crops(images: np.ndarray, batch: int, rng: np.random.Generator, draw: Draw) -> np.ndarray:
+def random_crops(images: np.ndarray, batch: int, rng: np.random.Generator, draw: Draw) -> np.ndarray:
     """Random crops aligned to the patch grid, mirrored at random: uint8 [batch, 72, 72, 3]."""
     side = CROP * PATCH
     places = (images.shape[1] - side) // PATCH + 1

@@ -19,7 +19,7 @@ from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, train_denoiser
 from backend.base_model.linear_code import LinearCode, read_code
 from backend.base_model.pictures import Pictures
-from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, training_record, weights_sha256
+from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, sharpen, training_record, weights_sha256
 from backend.errors import InputError
 from backend.reference.captions import caption
 from backend.runs.files import read_json, write_json
@@ -37,6 +37,7 @@ class FineTuning:
     Attributes:
         decoder_steps: optimiser steps of 32 crops each; 0 leaves the decoder as it is.
         denoiser_steps: optimiser steps of `batch` images each.
+        sharpen_steps: optimiser steps of the decoder against a discriminator, 16 crops each; 0 leaves it as it is.
         batch: images of a denoiser step.
         learning_rate: of the denoiser; a fifth of the training from nothing.
         decoder_learning_rate: peak of the decoder's.
@@ -48,6 +49,7 @@ class FineTuning:
 
     decoder_steps: int = 300
     denoiser_steps: int = 1_000
+    sharpen_steps: int = 0
     batch: int = 32
     learning_rate: float = 2e-4
     decoder_learning_rate: float = 4e-4
@@ -59,8 +61,9 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not 0 <= self.renders_share < 1:
             raise InputError(f"renders share {self.renders_share} is out of bounds: 0 (your pictures only) up to, not including, 1")
-        if self.denoiser_steps < 1 or self.decoder_steps < 0 or self.batch < 1:
-            raise InputError(f"steps {self.decoder_steps} and {self.denoiser_steps}, batch {self.batch}: steps of the denoiser and batch are at least 1")
+        if self.denoiser_steps < 1 or min(self.decoder_steps, self.sharpen_steps) < 0 or self.batch < 1:
+            steps = f"{self.decoder_steps}, {self.denoiser_steps} and {self.sharpen_steps}"
+            raise InputError(f"steps {steps}, batch {self.batch}: steps of the denoiser and batch are at least 1, those of decoder and sharpening 0")
 
 
 def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Path = MODEL, work: Path | None = None, renders: Path = WORK, overwrite: bool = False) -> Path:
@@ -99,6 +102,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         denoiser, pairs, code, tokenizer, plan.denoiser_steps, work / "denoiser.pt", plan.seed,
         batch=plan.batch, learning_rate=plan.learning_rate, log=log, device=plan.device,
     )  # fmt: skip
+    sharpen(tuned, vae, tokenizer, pairs, plan.sharpen_steps, work, plan.seed, log, plan.device)
     after = losses(tuned, pairs, len(pictures.images), code, tokenizer, plan.device)
     record = asdict(plan) | {
         "pictures": len(pictures.images),
@@ -108,7 +112,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         "started_from": training_record(start_from) | {"weights_sha256": job["start_from"]},
     }
     _replace(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record))
-    for name in ("decoder.pt", "denoiser.pt"):
+    for name in ("decoder.pt", "denoiser.pt", "drawn.npy", "sharpen.pt"):
         (work / name).unlink(missing_ok=True)
     return out
 

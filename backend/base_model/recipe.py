@@ -1,4 +1,4 @@
-"""The whole recipe of the embedded model: render, code, decoder, denoiser, assemble. Every stage resumes."""
+"""The whole recipe of the embedded model: render, code, decoder, denoiser, sharpening, assemble. Every stage resumes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from backend.base_model.data import load_dataset, render_dataset
+from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import LinearCode, build_autoencoder, fit_linear_code, read_code
+from backend.base_model.sharpen import draw_latents, save_latents, sharpen_decoder
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny
+    from diffusers import AutoencoderTiny, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
 WORK = Path(".cache/base_model")
 MODEL = Path("assets/models/crater-tiny")
 SHORTENED = 0.6  # share of the training captions that leave words out; the others say all
+DRAWN = 512  # the denoiser's own pictures that the decoder is finished on
 CODE_IMAGES = 2048  # enough patches (half a million) for 192 principal components
 
 
@@ -42,6 +44,7 @@ class Recipe:
         images: rendered training images.
         decoder_steps: optimiser steps of 32 crops each.
         denoiser_steps: optimiser steps of `batch` images each.
+        sharpen_steps: optimiser steps of the decoder against a discriminator, 16 crops each; 0 leaves it as it is.
         batch: images of a denoiser step.
         learning_rate: of the denoiser.
         seed: of everything.
@@ -51,6 +54,7 @@ class Recipe:
     images: int = 20_480
     decoder_steps: int = 1_500
     denoiser_steps: int = 4_200
+    sharpen_steps: int = 2_000
     batch: int = 32
     learning_rate: float = 1e-3
     seed: int = 1
@@ -59,7 +63,7 @@ class Recipe:
 
 def cuda_recipe() -> Recipe:
     """The same recipe at a size for a data-centre GPU."""
-    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, batch=256, device="cuda")
+    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=10_000, batch=256, device="cuda")
 
 
 class Log:
@@ -145,8 +149,33 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         denoiser, pairs, code, tokenizer, recipe.denoiser_steps, work / "denoiser.pt", recipe.seed,
         batch=recipe.batch, learning_rate=recipe.learning_rate, log=log, device=recipe.device,
     )  # fmt: skip
+    sharpen(ema, vae, tokenizer, pairs, recipe.sharpen_steps, work, recipe.seed, log, recipe.device)
     record = asdict(recipe) | {"started_from": training_record(start_from)} if start_from else asdict(recipe)
     return assemble(ema, vae.to("cpu"), tokenizer, out, record)
+
+
+def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: int, work: Path, seed: int, log: Log, device: str = "cpu") -> None:
+    """Finish the decoder in place, on latents that the denoiser draws; see `sharpen_decoder`. Both parts go on from `work`.
+
+    Args:
+        denoiser, vae, tokenizer: the model so far.
+        pairs: its pictures and captions.
+        steps: of the optimiser; 0 does nothing.
+        work, seed, log, device: as elsewhere here.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    if not steps:
+        return
+    path, draw = work / "drawn.npy", pairs.draw or alike(len(pairs.images))
+    if not path.exists():
+        rng = np.random.default_rng([seed, 4])
+        prompts = [pairs.caption(int(i), rng) for i in draw(rng, DRAWN)]
+        latents = draw_latents(build_pipeline(denoiser, vae, tokenizer).to(device), prompts, seed, pairs.images.shape[1:3])
+        save_latents(path, latents)
+    drawn = torch.from_numpy(np.load(path, allow_pickle=False))
+    sharpen_decoder(vae, pairs.images, drawn, steps, work / "sharpen.pt", seed, draw=draw, log=log, device=device)
 
 
 def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIPTokenizer]:
@@ -184,16 +213,12 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:
-    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
+def build_pipeline(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The parts as a diffusers pipeline; it shares their weights."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline(
-        vae=vae.to("cpu").eval(),
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
         text_encoder=denoiser.text_encoder.eval(),
         tokenizer=tokenizer,
         unet=denoiser.unet.eval(),
@@ -202,6 +227,15 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:
+    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    pipeline = build_pipeline(denoiser.to("cpu"), vae.to("cpu"), tokenizer)
     try:
         pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
         (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -32,7 +32,8 @@ def train(
     renders: Annotated[int | None, typer.Option(help="Rendered images to train on, or to mix in with your own.", min=1)] = None,
     renders_share: Annotated[float, typer.Option(help="With --images: share of renders in a batch, against forgetting.")] = 0.25,
     decoder_steps: Annotated[int | None, typer.Option(help="Steps of the decoder; 0 leaves it as it is.", min=0)] = None,
-    denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder.", min=1)] = None,
+    denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder; 0 leaves them as they are (not with --images).", min=0)] = None,
+    sharpen_steps: Annotated[int | None, typer.Option(help="Steps of the decoder against a discriminator; 0 leaves it as it is.", min=0)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the pipeline; assets/models/crater-tiny, or models/NAME with --images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="With --images: replace the pipeline that is in the folder.")] = False,
@@ -45,7 +46,7 @@ def train(
     from backend.base_model.recipe import MODEL, WORK, Recipe, cuda_recipe, run_recipe
 
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    steps = {k: v for k, v in {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps}.items() if v is not None}
+    steps = {k: v for k, v in {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps, "sharpen_steps": sharpen_steps}.items() if v is not None}
     if images is not None:
         from backend.base_model.finetune import FineTuning
 

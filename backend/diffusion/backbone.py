@@ -75,6 +75,19 @@ class Backbone:
                 images.append((self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1))
         return torch.cat(images)
 
+    @torch.no_grad()
+    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
+        """Images through the autoencoder and back: [B, 3, *, *] in [0, 1] -> [B, 3, h, w] at the model's own size, the mode where codes are drawn."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        sized = torch.nn.functional.interpolate(images, [factor * side for side in self.latent_shape[1:]], mode="bilinear", antialias=True, align_corners=False)
+        parts = []
+        for chunk in sized.split(DECODE_CHUNK_CPU if self.device.type == "cpu" else DECODE_CHUNK):
+            code = self.vae.encode((chunk.to(self.device) * 2 - 1).to(self.vae.dtype))
+            latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+            parts.append(self.decode((latents.float() - shift) * self.vae.config.scaling_factor).cpu())
+        return torch.cat(parts)
+
 
 def load_backbone(path_or_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
     """Load and freeze a pipeline.

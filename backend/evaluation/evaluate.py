@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.sampler import ShouldStop
 from backend.evaluation import renders
-from backend.evaluation.compare import compare
+from backend.evaluation.compare import compare, diversity_rows
 from backend.evaluation.generate import Progress, base_images, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
 from backend.evaluation.judges import SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
@@ -36,6 +37,7 @@ class Stage:
         protocol: what is drawn.
         judges: who looks.
         reference, ceiling: as the judges see them.
+        pictures: the ceiling's, uint8 [N, h, w, 3].
         wanted: [N, A] what the prompts say of the crater attributes; None for photographs.
         simulated: the reference set is rendered, so ceiling and held-out images can be rendered too.
     """
@@ -44,6 +46,7 @@ class Stage:
     judges: Judges
     reference: Measured
     ceiling: Measured
+    pictures: np.ndarray
     wanted: np.ndarray | None
     simulated: bool
     notes: list[str]
@@ -68,13 +71,13 @@ def set_stage(
         judges = Judges(reference.images, None, device, reference.digest)
         seen = judges.measure(reference.images)
         notes.append("the reference set is not rendered: it stands for the ceiling and for the real side, and caption adherence is not measured")
-        return Stage(protocol, judges, seen, seen, None, False, notes)
+        return Stage(protocol, judges, seen, seen, reference.images, None, False, notes)
     real, targets = renders.held_out(count, SIZE, should_stop, _share(progress, "rendering held-out craters"))
     judges = Judges(real, targets, device, f"heldout-{count}-{SIZE}")
-    ceiling = judges.measure(renders.ceiling_images(protocol, SIZE, should_stop, _share(progress, "rendering the ceiling")))
+    pictures = renders.ceiling_images(protocol, SIZE, should_stop, _share(progress, "rendering the ceiling"))
     said = renders.prompt_targets(protocol.prompts)
     wanted = said[np.arange(protocol.images) % len(protocol.prompts)]
-    return Stage(protocol, judges, judges.measure(reference.images), ceiling, wanted, True, notes)
+    return Stage(protocol, judges, judges.measure(reference.images), judges.measure(pictures), pictures, wanted, True, notes)
 
 
 def _share(progress: Progress | None, what: str) -> Callable[[float], None] | None:
@@ -84,6 +87,19 @@ def _share(progress: Progress | None, what: str) -> Callable[[float], None] | No
 def judge(stage: Stage, base: Measured, tuned: list[Measured]) -> dict[str, Any]:
     """Compare base and tuned images on a stage; see `compare`."""
     return compare(base, tuned, stage.ceiling, stage.reference, stage.judges, stage.wanted, np.random.default_rng(BOOTSTRAP_SEED))
+
+
+def attainable(stage: Stage, backbone: Backbone, base: Measured) -> dict[str, float] | None:
+    """Share of the diversity gap (Lite2) that a perfect denoiser would close, with its interval: the ceiling through the autoencoder.
+
+    What encoding and decoding take from the ceiling, no policy can give back. None where there is no ceiling but the reference set.
+    """
+    if not stage.simulated:
+        return None
+    planes = torch.from_numpy(stage.pictures).permute(0, 3, 1, 2).float() / 255
+    decoded = (backbone.reconstruct(planes) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    _, gaps = diversity_rows(base, [stage.judges.measure(decoded)], stage.ceiling, stage.judges, np.random.default_rng(BOOTSTRAP_SEED))
+    return gaps["lite2"].to_dict()
 
 
 def trivial_baseline(
@@ -140,8 +156,8 @@ def evaluate_run(
         should_stop: asked often.
 
     Returns:
-        What evaluation.json holds: `images`, `small`, `gap_closed`, `gap`, `table`, `guards`, `adherence`, `trivial`,
-        `notes`, hashes of model, protocol and judge.
+        What evaluation.json holds: `images`, `small`, `gap_closed`, `gap`, `attainable`, `table`, `guards`, `adherence`,
+        `trivial`, `notes`, hashes of model, protocol and judge.
 
     Raises:
         InputError: no checkpoint, too few images, or a missing model, prompt file or reference set.
@@ -156,10 +172,11 @@ def evaluate_run(
     stage = set_stage(config, protocol, pick_device(device), real_images, progress, should_stop)
     seen_base = stage.judges.measure(base)
     trivial = trivial_baseline(config, stage, backbone, digest, seen_base, guidances, progress, should_stop) if guidances else None
+    reach = attainable(stage, backbone, seen_base)
     policy = load_policy(config, backbone, path)
     tuned = draw(backbone, policy, protocol.captions, protocol.seeds, protocol.steps, protocol.guidance, _share(progress, "drawing the tuned model"), should_stop)
     seen = stage.judges.measure(tuned)
-    result = judge(stage, seen_base, [seen]) | {"trivial": trivial} | _facts(run, path.name, protocol, stage, digest, policy)
+    result = judge(stage, seen_base, [seen]) | {"trivial": trivial, "attainable": reach} | _facts(run, path.name, protocol, stage, digest, policy)
     result["notes"] = notes_on(result, stage)
     result["seconds"] = round(time.monotonic() - started, 1)
     features = {"base": seen_base, "tuned": seen, "ceiling": stage.ceiling, "reference": stage.reference}
@@ -197,6 +214,9 @@ def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
     notes += stage.notes
     if not result["guards"]["passed"]:
         notes.append("The guards are not kept: what diversity was gained cost precision or obedience.")
+    reach = result.get("attainable")
+    if reach and reach["estimate"] is not None:
+        notes.append(f"A perfect denoiser would close {reach['estimate']:.0%} of the gap: the rest is lost in the autoencoder, which no policy changes.")
     trivial = result.get("trivial")
     if trivial and trivial["best"] and result["gap_closed"] is not None:
         verdict = "more" if result["gap_closed"] > trivial["best"]["gap_closed"] else "not more"

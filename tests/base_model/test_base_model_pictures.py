@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from backend.base_model import finetune, progress
+from backend.base_model import finetune, progress, recipe, sharpen
 from backend.base_model.data import SIZE, mixture
 from backend.base_model.denoiser import Denoiser, build_unet, train_denoiser
 from backend.base_model.finetune import FineTuning, fine_tune
@@ -26,12 +26,13 @@ from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
 from backend.reference.renderer import render_batch, sample_parameters
 
-TINY = FineTuning(decoder_steps=2, denoiser_steps=3, batch=2, renders_share=0.0)
+TINY = FineTuning(decoder_steps=2, denoiser_steps=3, sharpen_steps=2, batch=2, renders_share=0.0)
 
 
 @pytest.fixture(autouse=True)
-def few_loss_batches(monkeypatch) -> None:
+def few_pictures(monkeypatch) -> None:
     monkeypatch.setattr(finetune, "LOSS_BATCHES", 2)
+    monkeypatch.setattr(recipe, "DRAWN", 2)
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +136,12 @@ def test_the_command_says_in_one_line_what_is_wrong(folder, base, tmp_path, monk
 
 def test_loss_on_the_pictures_falls_and_renders_are_mixed_in(folder, base, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("backend.base_model.data.SHARD", 4)
-    plan = FineTuning(decoder_steps=2, denoiser_steps=40, batch=4, learning_rate=2e-3, renders=4)
+    plan = FineTuning(decoder_steps=2, denoiser_steps=40, sharpen_steps=1, batch=4, learning_rate=2e-3, renders=4)
     out = fine_tune(load_pictures(folder, None), plan, tmp_path / "tuned", start_from=base, work=tmp_path / "work", renders=tmp_path)
     record = json.loads((out / "training.json").read_text())
     assert record["loss_after"]["pictures"] < 0.9 * record["loss_before"]["pictures"]
     assert set(record["loss_after"]) == {"pictures", "renders"} and record["started_from"]["seed"] == 0
-    assert not list((tmp_path / "work").glob("*.pt"))
+    assert not list((tmp_path / "work").glob("*.pt")) and not (tmp_path / "work/drawn.npy").exists()
 
 
 def test_mixture_draws_the_stated_share() -> None:
@@ -159,10 +160,15 @@ class Killed(Exception):
 def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monkeypatch) -> None:
     pictures = load_pictures(folder, None)
     monkeypatch.setattr(finetune, "train_denoiser", partial(train_denoiser, save_every=1))
+    monkeypatch.setattr(recipe, "sharpen_decoder", partial(sharpen.sharpen_decoder, save_every=1))
     whole = weights(fine_tune(pictures, TINY, tmp_path / "whole", start_from=base, work=tmp_path / "work_whole"))
 
     def save_and_die(*args: object, **kwargs: object) -> None:
         progress.save_progress(*args, **kwargs)
+        raise Killed
+
+    def latents_and_die(*args: object) -> None:
+        sharpen.save_latents(*args)
         raise Killed
 
     def die(*args: object) -> None:
@@ -174,8 +180,11 @@ def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monk
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backend.base_model.decoder.save_progress", save_and_die)
         patch.setattr("backend.base_model.denoiser.save_progress", save_and_die)
+        patch.setattr("backend.base_model.recipe.save_latents", latents_and_die)
+        patch.setattr("backend.base_model.sharpen.save_progress", save_and_die)
         patch.setattr(finetune, "assemble", die)
-        for _ in range(1 + TINY.denoiser_steps + 1):  # the decoder's save, one a step, and while the pipeline is written
+        saves = 1 + TINY.denoiser_steps + 1 + TINY.sharpen_steps  # the decoder's, one a step, the drawn latents, one a step
+        for _ in range(saves + 1):  # and while the pipeline is written
             with pytest.raises(Killed):
                 train()
             assert not (tmp_path / "parts").exists()

@@ -6,7 +6,8 @@
 
 Policies train 200 episodes on 3 seeds; base and tuned model then draw 1,024 images each of the test prompts at the same
 seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY); `trivial` lets the judges choose the
-best constant guidance under the same guards. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
+best constant guidance under the same guards; `attainable` is what a perfect denoiser would close, for the autoencoder
+loses the rest. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
 default reward, whatever they were trained on.
 """
 
@@ -22,11 +23,13 @@ import numpy as np
 from backend.analysis.convergence import slope_interval, trend
 from backend.analysis.series import columns
 from backend.config import TrainConfig
+from backend.diffusion.backbone import Backbone
 from backend.errors import InputError
-from backend.evaluation.evaluate import judge, set_stage, trivial_baseline
+from backend.evaluation.evaluate import Stage, attainable, judge, set_stage, trivial_baseline
 from backend.evaluation.generate import base_images, open_backbone, pick_device, weights_digest
 from backend.evaluation.grid_search import grid_search, paired_gain
 from backend.evaluation.group_score import group_scores, reward_for
+from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.runs import Run
 from tests.benchmarks.common import freeze, frozen_facts, machine, overridden, parse, run_arms, train_arm, tuned_images
@@ -66,7 +69,7 @@ ABLATIONS = MappingProxyType(
 )
 MAIN = tuple(f"{mode}:{seed}" for mode in MODES for seed in SEEDS)
 ABLATED = tuple(f"{name}:{seed}" for name in ABLATIONS for seed in ABLATION_SEEDS)
-ARMS = (*MAIN, "grid", "trivial", *ABLATED)
+ARMS = (*MAIN, "grid", "trivial", "attainable", *ABLATED)
 
 
 def arm_config(arm: str, settings: list[str]) -> TrainConfig:
@@ -138,16 +141,27 @@ def score_grid(chosen: Namespace) -> dict[str, Any]:
     return {**found, "images": protocol.images, "machine": machine(chosen.device)}
 
 
-def judge_trivial(chosen: Namespace) -> dict[str, Any]:
-    """The best constant guidance under the guards, by the judges."""
+def judge_base(chosen: Namespace) -> tuple[TrainConfig, Stage, Backbone, str, Measured]:
+    """The base model on its stage, as its judges see it."""
     config = arm_config("LORA_UNET:0", chosen.set)
     protocol = protocol_for(config, chosen.images)
     backbone = open_backbone(config, chosen.device)
     model = weights_digest(backbone)
     stage = set_stage(config, protocol, pick_device(chosen.device))
-    base = stage.judges.measure(base_images(config, protocol, backbone, model))
+    return config, stage, backbone, model, stage.judges.measure(base_images(config, protocol, backbone, model))
+
+
+def judge_trivial(chosen: Namespace) -> dict[str, Any]:
+    """The best constant guidance under the guards, by the judges."""
+    config, stage, backbone, model, base = judge_base(chosen)
     found = trivial_baseline(config, stage, backbone, model, base, TRIVIAL, progress=lambda what, share: print(f"  {share:4.0%} {what}", flush=True))
-    return {**found, "images": protocol.images, "machine": machine(chosen.device)}
+    return {**found, "images": len(base), "machine": machine(chosen.device)}
+
+
+def judge_attainable(chosen: Namespace) -> dict[str, Any]:
+    """The share of the gap that a perfect denoiser would close."""
+    _, stage, backbone, _, base = judge_base(chosen)
+    return {"gap": attainable(stage, backbone, base), "images": len(base), "machine": machine(chosen.device)}
 
 
 def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
@@ -170,7 +184,7 @@ def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
 
 def work(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One arm."""
-    special = {"grid": score_grid, "trivial": judge_trivial}
+    special = {"grid": score_grid, "trivial": judge_trivial, "attainable": judge_attainable}
     return special[arm](chosen) if arm in special else train_and_judge(arm, chosen)
 
 

@@ -125,12 +125,14 @@ def write_tables(folder: Path, arms: Sequence[str], together: Mapping[str, dict[
     results = arm_results(folder / "learning", arms)
     if not results:
         raise InputError("no arm is done yet: run the benchmark without --table first")
-    grid, trivial = results.pop("grid", None), results.pop("trivial", None)
-    known = next(iter(results.values()), grid or trivial)
+    grid, trivial, reach = (results.pop(name, None) for name in ("grid", "trivial", "attainable"))
+    known = next(iter(results.values()), grid or trivial or reach)
     parts = ["# Learning, measured by judges that the reward never saw", f"Machine: {machine_line(known['machine'])}.\nCommand: `python -m tests.benchmarks.bench_learning`."]
     if any(arm.get("name") in MODES for arm in results.values()):
         parts += ["## Policies at the defaults", "\n".join(seeds_table(results)), "## All training seeds together", "\n".join(together_table(together, results, trivial))]
-    summary: dict[str, Any] = {"together": together, "trivial": trivial and trivial["best"]}
+    summary: dict[str, Any] = {"together": together, "trivial": trivial and trivial["best"], "attainable": reach and reach["gap"]}
+    if reach is not None:
+        parts.append(f"A perfect denoiser would close {between(reach['gap'], 100, ' %')} of the gap: the rest is lost in the autoencoder, where no policy acts.")
     if grid is not None:
         best = grid["best"]
         parts += [

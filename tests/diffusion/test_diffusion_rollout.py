@@ -119,3 +119,16 @@ def test_missing_folder_folder_without_pipeline_and_without_weights_are_refused(
     (tmp_path / "model_index.json").write_text((tiny_pipeline / "model_index.json").read_text())
     with pytest.raises(InputError, match="no weights in unet"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["kl", "tiny"])
+def test_reconstruction_is_what_diffusers_autoencoder_gives(tmp_path: Path, kind: str) -> None:
+    backbone = load_backbone(make_tiny_pipeline(tmp_path / kind, vae=kind))
+    factor = 2 ** (len(backbone.vae.config.block_out_channels) - 1)
+    images = torch.rand(5, 3, *(factor * side for side in backbone.latent_shape[1:]), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        code = backbone.vae.encode(images * 2 - 1)
+        expected = backbone.vae.decode(code.latent_dist.mode() if kind == "kl" else code.latents).sample / 2 + 0.5
+    found = backbone.reconstruct(images)
+    assert torch.allclose(found, expected.clamp(0, 1), atol=1e-4)
+    assert backbone.reconstruct(images[:, :, :8, :8]).shape == images.shape  # at the model's own size

@@ -105,6 +105,18 @@ def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     assert np.abs(drawn[0].astype(int) - shown).max() <= 1  # another batch size may round the last bit differently
 
 
+def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, monkeypatch):
+    def through(change: Callable[[torch.Tensor], torch.Tensor]) -> dict:
+        monkeypatch.setattr("backend.diffusion.backbone.Backbone.reconstruct", lambda self, images: change(images))
+        return evaluate.evaluate_run(make_run(), device="cpu", real_images=40)
+
+    kept, lost = through(lambda images: images), through(lambda images: images.mean(0, keepdim=True).expand_as(images))
+    assert kept["attainable"]["estimate"] == pytest.approx(1)
+    assert any("perfect denoiser would close 100%" in note for note in kept["notes"])
+    vendi = next(row for row in lost["table"] if row["measure"] == "Vendi score, Lite2")
+    assert lost["attainable"]["estimate"] == pytest.approx((1 - vendi["base"]) / (vendi["ceiling"] - vendi["base"]), abs=1e-6)  # images all alike score 1
+
+
 def test_evaluation_repeats_to_the_digit_and_draws_the_base_once(make_run, monkeypatch):
     run = make_run(push=0.3)
     first = evaluate.evaluate_run(run, device="cpu", real_images=40)
