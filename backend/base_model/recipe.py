@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
-from backend.base_model.linear_code import LinearCode, build_autoencoder, fit_linear_code, read_code
+from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
 from backend.base_model.sharpen import draw_latents, save_latents, sharpen_decoder
 from backend.base_model.text import build_text_encoder, build_tokenizer
+from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
 
@@ -47,6 +48,7 @@ class Recipe:
         sharpen_steps: optimiser steps of the decoder against a discriminator, 16 crops each; 0 leaves it as it is.
         batch: images of a denoiser step.
         learning_rate: of the denoiser.
+        channels: of the latents; None keeps those of the pipeline that is trained further, and takes 24 from nothing.
         seed: of everything.
         device: cpu or cuda.
     """
@@ -57,6 +59,7 @@ class Recipe:
     sharpen_steps: int = 2_000
     batch: int = 32
     learning_rate: float = 1e-3
+    channels: int | None = None
     seed: int = 1
     device: str = "cpu"
 
@@ -105,13 +108,13 @@ def render(recipe: Recipe, work: Path = WORK, log: Log | None = None) -> tuple[n
     return load_dataset(work / "renders", recipe.images)
 
 
-def linear_code(images: np.ndarray, work: Path = WORK) -> LinearCode:
+def linear_code(images: np.ndarray, work: Path = WORK, channels: int = LATENT_CHANNELS) -> LinearCode:
     """The patch code of the training set, fitted once and kept."""
     path = work / "code.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
-    code = fit_linear_code(images[:CODE_IMAGES])
+    code = fit_linear_code(images[:CODE_IMAGES], channels)
     temporary = work / "code.tmp.npz"
     np.savez(temporary, matrix=code.matrix, offset=code.offset, kept=code.kept, scaling_factor=code.scaling_factor)
     os.replace(temporary, path)
@@ -128,15 +131,19 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         start_from: folder of a pipeline of this recipe whose weights are trained further; None starts from nothing.
 
     Raises:
-        InputError: `start_from` is no such pipeline, or the disk is full; running the same command again goes on.
+        InputError: `start_from` is no such pipeline or has more channels than asked for, or the disk is full; running the same command again goes on.
     """
     log = Log(work)
     images, params = render(recipe, work, log)
     if start_from is None:
-        code, (vae, denoiser, tokenizer) = linear_code(images, work), (None, None, None)
+        code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels or LATENT_CHANNELS), (None, None, None)
     else:
         vae, denoiser, tokenizer = open_parts(start_from, recipe.seed + 1)
         code = read_code(vae)
+        if recipe.channels not in (None, len(code.matrix)):
+            code = widen_code(code, images[:CODE_IMAGES], recipe.channels)
+            with initialisation(recipe.seed):
+                vae, denoiser = widen(vae, denoiser, code)
     if vae is None:
         with initialisation(recipe.seed):
             vae = build_autoencoder(code)

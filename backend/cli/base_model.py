@@ -34,6 +34,7 @@ def train(
     decoder_steps: Annotated[int | None, typer.Option(help="Steps of the decoder; 0 leaves it as it is.", min=0)] = None,
     denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder; 0 leaves them as they are (not with --images).", min=0)] = None,
     sharpen_steps: Annotated[int | None, typer.Option(help="Steps of the decoder against a discriminator; 0 leaves it as it is.", min=0)] = None,
+    channels: Annotated[int | None, typer.Option(help="Latent channels: 24 from nothing; more than --start-from has are added to it (not with --images).", min=1, max=64)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the pipeline; assets/models/crater-tiny, or models/NAME with --images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="With --images: replace the pipeline that is in the folder.")] = False,
@@ -48,6 +49,8 @@ def train(
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     steps = {k: v for k, v in {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps, "sharpen_steps": sharpen_steps}.items() if v is not None}
     if images is not None:
+        if channels is not None:
+            raise InputError(f"--channels {channels} is for training on renders: your own pictures keep the model's channels")
         from backend.base_model.finetune import FineTuning
 
         plan = FineTuning(device=chosen, renders_share=renders_share, **steps | ({} if renders is None else {"renders": renders}))
@@ -56,7 +59,7 @@ def train(
     if captions is not None:
         raise InputError(f"--captions {captions} belongs to your own pictures: name their folder with --images")
     recipe = cuda_recipe() if chosen.startswith("cuda") else Recipe()
-    recipe = replace(recipe, device=chosen, **steps | ({} if renders is None else {"images": renders}))
+    recipe = replace(recipe, device=chosen, channels=channels, **steps | ({} if renders is None else {"images": renders}))
     typer.echo(f"wrote {run_recipe(recipe, work or WORK, out or MODEL, start_from)}")
 
 

@@ -93,15 +93,18 @@ def adherence_change(base: np.ndarray, tuned: list[np.ndarray], ceiling: np.ndar
     def level(counts: np.ndarray, read: np.ndarray, measure: Callable[..., np.ndarray] = correlations) -> np.ndarray:
         return np.nanmean(measure(counts, read[:, legible], wanted[:, legible]), axis=1)
 
+    def levels_of_all(measure: Callable[..., np.ndarray] = correlations) -> tuple[float, float]:
+        return float(level(ones, base, measure)[0]), float(np.mean([level(ones, read, measure)[0] for read in tuned]))
+
     def change(measure: Callable[..., np.ndarray], floor: float = 0.0) -> Interval:
         levels = np.stack([level(counts, read, measure) for read in tuned], axis=1)
-        before, after = float(level(ones, base, measure)[0]), float(np.mean([level(ones, read, measure)[0] for read in tuned]))
+        before, after = levels_of_all(measure)
         drawn = (levels * seeds).sum(1) / seeds.sum(1) / np.maximum(level(counts, base, measure), floor) - 1
         low, high = np.nanquantile(drawn, [0.025, 0.975])
         return Interval(after / before - 1, float(low), float(high))
 
     counts, seeds = resample_counts(generator, resamples, len(base)), resample_counts(generator, resamples, len(tuned))
-    base_level, tuned_level = float(level(ones, base)[0]), float(np.mean([level(ones, read)[0] for read in tuned]))
+    base_level, tuned_level = levels_of_all()
     facts = {"base": base_level, "tuned": tuned_level, "ceiling": float(top[legible].mean()), "attributes": int(legible.sum())}
     if base_level < DISOBEDIENT:
         return facts | {"relative": None, "slope": None, "residual": None}

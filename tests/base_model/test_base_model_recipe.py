@@ -15,6 +15,7 @@ from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_ra
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
 from backend.base_model.recipe import assemble, initialisation, open_parts
 from backend.base_model.text import build_text_encoder, build_tokenizer, with_unknown_words
+from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY
 
@@ -155,3 +156,23 @@ def test_rendered_shards_resume_and_repeat(tmp_path: Path, monkeypatch: pytest.M
     list(render_dataset(tmp_path / "a", 4, seed=1, workers=1))
     again, _ = load_dataset(tmp_path / "a")
     assert (first == again).all() and len(params) == 4
+
+
+def test_widened_model_draws_what_it_drew_and_its_new_channels_are_the_next_components(images: np.ndarray) -> None:
+    code = fit_linear_code(images, channels=6)
+    with initialisation(4):
+        vae, denoiser = build_autoencoder(code), Denoiser(build_unet(6), build_text_encoder(build_tokenizer(VOCABULARY)))
+        torch.nn.init.normal_(denoiser.unet.conv_out.weight)
+        wide = widen_code(code, images, 10)
+        wider, larger = widen(vae, denoiser, wide)
+    whole = fit_linear_code(images, channels=10)
+    ratio = wide.matrix / whole.matrix
+    assert np.allclose(ratio, ratio[0, 0], rtol=1e-5) and wide.kept == pytest.approx(whole.kept, rel=1e-9)
+    assert np.allclose(read_code(wider).matrix, wide.matrix, atol=1e-6)
+    latents, tokens, times = torch.randn(2, 10, 16, 16), torch.zeros(2, 16, dtype=torch.long), torch.tensor([10, 900])
+    with torch.inference_mode():
+        assert torch.allclose(larger(latents, times, tokens)[:, :6], denoiser(latents[:, :6], times, tokens), atol=1e-5)
+        assert (larger(latents, times, tokens)[:, 6:] == 0).all()
+        assert torch.allclose(wider.decode(latents).sample, vae.decode(latents[:, :6]).sample, atol=1e-5)
+    with pytest.raises(InputError, match="has 6 already"):
+        widen_code(code, images, 5)
