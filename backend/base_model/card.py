@@ -11,16 +11,17 @@ from backend.base_model.data import SIZE
 
 
 def loss_figure(log: Path, out: Path) -> None:
-    """Loss of decoder and denoiser over their steps, from log.jsonl."""
+    """Loss of each stage that was trained over its steps, from log.jsonl."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axis, stage in zip(figure.subplots(1, 2), ("decoder", "denoiser"), strict=True):
-        points = [(r["step"], r["loss"]) for r in rows if r["stage"] == stage]
+    curves = {stage: [(r["step"], r["loss"]) for r in rows if r["stage"] == stage] for stage in ("decoder", "denoiser", "sharpen")}
+    curves = {stage: points for stage, points in curves.items() if points}
+    figure = Figure(figsize=(4.5 * len(curves), 3.2), layout="constrained")
+    for axis, (stage, points) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         axis.plot(*zip(*points, strict=True), color="#b3492a")
         axis.set(title=stage, xlabel="step", ylabel="loss (running mean)", yscale="log")
         axis.grid(alpha=0.3)
@@ -181,8 +182,9 @@ def _recipe_rows(recipe: dict, cost: dict[str, float]) -> list[str]:
         "",
         "![losses](losses.png)",
         "",
-        "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences). "
-        "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",
+        "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences)"
+        + (", then against a discriminator of small patches. " if recipe.get("sharpen_steps") else ". ")
+        + "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",
         "",
     ]
 

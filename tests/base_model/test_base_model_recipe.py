@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from backend.base_model import progress
+from backend.base_model.card import loss_figure
 from backend.base_model.data import augment, load_dataset, render_dataset
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
@@ -176,3 +179,13 @@ def test_widened_model_draws_what_it_drew_and_its_new_channels_are_the_next_comp
         assert torch.allclose(wider.decode(latents).sample, vae.decode(latents[:, :6]).sample, atol=1e-5)
     with pytest.raises(InputError, match="has 6 already"):
         widen_code(code, images, 5)
+
+
+def test_loss_figure_has_a_panel_for_each_stage_that_was_trained(tmp_path: Path) -> None:
+    widths = []
+    for stages in (("denoiser",), ("decoder", "denoiser", "sharpen")):
+        rows = [{"stage": "render", "images": 5, "seconds": 1.0}, *({"stage": stage, "step": step, "loss": 1 / step} for stage in stages for step in (1, 2))]
+        (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        loss_figure(tmp_path / "log.jsonl", tmp_path / "losses.png")
+        widths.append(Image.open(tmp_path / "losses.png").width)
+    assert widths[1] == pytest.approx(3 * widths[0], abs=2)
