@@ -68,8 +68,8 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
 def together_table(together: Mapping[str, dict[str, Any] | None], results: Mapping[str, dict[str, Any]], trivial: dict[str, Any] | None) -> list[str]:
     """All seeds of each policy in one comparison."""
     lines = [
-        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Guards kept |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Adherence | Guards kept |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for mode, verdict in together.items():
         if verdict is None:
@@ -78,11 +78,12 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
         single = [arm["verdict"]["gap_closed"] for arm in results.values() if arm.get("name") == mode]
         spread = between(seed_interval(single).to_dict(), 100, " %") if len(single) > 1 and None not in single else "–"
         kept = "yes" if verdict["guards"]["passed"] else "no"
-        lines.append(f"| {mode} | {' | '.join(gaps)} | {spread} | {between(row_of(verdict, 'Precision'))} | {kept} |")
+        guarded = [between(row_of(verdict, "Precision")), between(verdict["adherence"]["relative"], 100, " %")]
+        lines.append(f"| {mode} | {' | '.join([*gaps, spread, *guarded, kept])} |")
     if trivial is not None:
         best = trivial["best"]
         what = f"constant guidance {best['guidance']:g}" if best else "constant guidance (none keeps the guards)"
-        lines.append(f"| {what} | {percent(best['gap_closed'] if best else None)} | – | – | – | – | {'yes' if best else 'no'} |")
+        lines.append(f"| {what} | {percent(best['gap_closed'] if best else None)} | – | – | – | – | – | {'yes' if best else 'no'} |")
     return lines
 
 
