@@ -108,13 +108,19 @@ def render(recipe: Recipe, work: Path = WORK, log: Log | None = None) -> tuple[n
     return load_dataset(work / "renders", recipe.images)
 
 
-def linear_code(images: np.ndarray, work: Path = WORK, channels: int = LATENT_CHANNELS) -> LinearCode:
-    """The patch code of the training set, fitted once and kept."""
+def linear_code(images: np.ndarray, work: Path = WORK, channels: int | None = None) -> LinearCode:
+    """The patch code of the training set, fitted once and kept.
+
+    Raises:
+        InputError: the code that is kept has another number of channels than asked for.
+    """
     path = work / "code.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
+            if channels not in (None, len(kept["matrix"])):
+                raise InputError(f"{channels} latent channels: {work} holds the progress of a training with {len(kept['matrix'])}; name another folder with --work")
             return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
-    code = fit_linear_code(images[:CODE_IMAGES], channels)
+    code = fit_linear_code(images[:CODE_IMAGES], channels or LATENT_CHANNELS)
     temporary = work / "code.tmp.npz"
     np.savez(temporary, matrix=code.matrix, offset=code.offset, kept=code.kept, scaling_factor=code.scaling_factor)
     os.replace(temporary, path)
@@ -136,7 +142,7 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     log = Log(work)
     images, params = render(recipe, work, log)
     if start_from is None:
-        code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels or LATENT_CHANNELS), (None, None, None)
+        code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels), (None, None, None)
     else:
         vae, denoiser, tokenizer = open_parts(start_from, recipe.seed + 1)
         code = read_code(vae)

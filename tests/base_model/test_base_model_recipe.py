@@ -16,7 +16,7 @@ from backend.base_model.card import loss_figure
 from backend.base_model.data import augment, load_dataset, render_dataset
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
-from backend.base_model.recipe import assemble, initialisation, open_parts
+from backend.base_model.recipe import assemble, initialisation, linear_code, open_parts
 from backend.base_model.text import build_text_encoder, build_tokenizer, with_unknown_words
 from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
@@ -189,3 +189,9 @@ def test_loss_figure_has_a_panel_for_each_stage_that_was_trained(tmp_path: Path)
         loss_figure(tmp_path / "log.jsonl", tmp_path / "losses.png")
         widths.append(Image.open(tmp_path / "losses.png").width)
     assert widths[1] == pytest.approx(3 * widths[0], abs=2)
+
+
+def test_kept_code_of_other_channels_is_refused_not_ignored(images: np.ndarray, tmp_path: Path) -> None:
+    assert len(linear_code(images, tmp_path, 5).matrix) == len(linear_code(images, tmp_path).matrix) == 5
+    with pytest.raises(InputError, match="training with 5"):
+        linear_code(images, tmp_path, 6)
