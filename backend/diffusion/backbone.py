@@ -80,10 +80,10 @@ class Backbone:
         """Images through the autoencoder and back: [B, 3, *, *] in [0, 1] -> [B, 3, h, w] at the model's own size, the mode where codes are drawn."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        sized = torch.nn.functional.interpolate(images, [factor * side for side in self.latent_shape[1:]], mode="bilinear", antialias=True, align_corners=False)
-        parts = []
-        for chunk in sized.split(DECODE_CHUNK_CPU if self.device.type == "cpu" else DECODE_CHUNK):
-            code = self.vae.encode((chunk.to(self.device) * 2 - 1).to(self.vae.dtype))
+        size, parts = [factor * side for side in self.latent_shape[1:]], []
+        for chunk in images.split(DECODE_CHUNK_CPU if self.device.type == "cpu" else DECODE_CHUNK):
+            sized = torch.nn.functional.interpolate(chunk.to(self.device), size, mode="bilinear", antialias=True, align_corners=False)
+            code = self.vae.encode((sized * 2 - 1).to(self.vae.dtype))
             latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
             parts.append(self.decode((latents.float() - shift) * self.vae.config.scaling_factor).cpu())
         return torch.cat(parts)
