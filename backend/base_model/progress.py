@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from backend.errors import InputError
 
 
-def save_progress(path: Path, step: int, parts: dict[str, Any]) -> None:
-    """Write step and the state of all parts atomically.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears under its name when the block ends well, and not at all otherwise.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; the file that was there stays.
@@ -21,13 +24,23 @@ def save_progress(path: Path, step: int, parts: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save({"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"progress cannot be written to {path} ({error.strerror}): free some space and run the same command again; it goes on from the last save") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}): free some space and run the same command again; it goes on from the last save") from error
+
+
+def save_progress(path: Path, step: int, parts: dict[str, Any]) -> None:
+    """Write step and the state of all parts atomically.
+
+    Raises:
+        InputError: as `whole_file`.
+    """
+    with whole_file(path) as file:
+        torch.save({"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}, file)
 
 
 def restore(path: Path, parts: dict[str, Any]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
-from backend.base_model.sharpen import draw_latents, save_latents, sharpen_decoder
+from backend.base_model.progress import whole_file
+from backend.base_model.sharpen import draw_latents, sharpen_decoder
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
@@ -121,9 +121,8 @@ def linear_code(images: np.ndarray, work: Path = WORK, channels: int | None = No
                 raise InputError(f"{channels} latent channels: {work} holds the progress of a training with {len(kept['matrix'])}; name another folder with --work")
             return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
     code = fit_linear_code(images[:CODE_IMAGES], channels or LATENT_CHANNELS)
-    temporary = work / "code.tmp.npz"
-    np.savez(temporary, matrix=code.matrix, offset=code.offset, kept=code.kept, scaling_factor=code.scaling_factor)
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        np.savez(file, matrix=code.matrix, offset=code.offset, kept=code.kept, scaling_factor=code.scaling_factor)
     return code
 
 
@@ -186,7 +185,8 @@ def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, 
         rng = np.random.default_rng([seed, 4])
         prompts = [pairs.caption(int(i), rng) for i in draw(rng, DRAWN)]
         latents = draw_latents(build_pipeline(denoiser, vae, tokenizer).to(device), prompts, seed, pairs.images.shape[1:3])
-        save_latents(path, latents)
+        with whole_file(path) as file:
+            np.save(file, latents, allow_pickle=False)
     drawn = torch.from_numpy(np.load(path, allow_pickle=False))
     sharpen_decoder(vae, pairs.images, drawn, steps, work / "sharpen.pt", seed, draw=draw, log=log, device=device)
 

@@ -11,7 +11,6 @@ and with it every latent that the denoiser has learned.
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from torch import nn
 from backend.base_model.data import Draw, alike
 from backend.base_model.decoder import CROP, LATENT_NOISE, random_crops, reconstruction_loss
 from backend.base_model.progress import restore, save_progress
-from backend.errors import InputError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -167,22 +165,6 @@ def draw_latents(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed
         drawn = pipeline(words, height=size[0], width=size[1], num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="latent")
         parts.append(drawn.images.float().cpu() / pipeline.vae.config.scaling_factor)
     return torch.cat(parts).numpy()
-
-
-def save_latents(path: Path, latents: np.ndarray) -> None:
-    """Write them whole or not at all.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, latents, allow_pickle=False)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written ({error.strerror}): free some space and run the same command again; it goes on from the last save") from error
 
 
 def random_latents(drawn: torch.Tensor, count: int, rng: np.random.Generator) -> torch.Tensor:

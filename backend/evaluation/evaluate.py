@@ -13,10 +13,10 @@ import torch
 
 from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
-from backend.diffusion.sampler import ShouldStop
+from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.evaluation import renders
 from backend.evaluation.compare import compare, diversity_rows
-from backend.evaluation.generate import Progress, base_images, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
+from backend.evaluation.generate import BATCH, Progress, base_images, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
 from backend.evaluation.judges import SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
@@ -89,16 +89,25 @@ def judge(stage: Stage, base: Measured, tuned: list[Measured]) -> dict[str, Any]
     return compare(base, tuned, stage.ceiling, stage.reference, stage.judges, stage.wanted, np.random.default_rng(BOOTSTRAP_SEED))
 
 
-def attainable(stage: Stage, backbone: Backbone, base: Measured) -> dict[str, float] | None:
+def attainable(stage: Stage, backbone: Backbone, base: Measured, progress: Progress | None = None, should_stop: ShouldStop | None = None) -> dict[str, float] | None:
     """Share of the diversity gap (Lite2) that a perfect denoiser would close, with its interval: the ceiling through the autoencoder.
 
     What encoding and decoding take from the ceiling, no policy can give back. None where there is no ceiling but the reference set.
+
+    Raises:
+        Stopped: the callback said so.
     """
     if not stage.simulated:
         return None
-    planes = torch.from_numpy(stage.pictures).permute(0, 3, 1, 2).float() / 255
-    decoded = (backbone.reconstruct(planes) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    _, gaps = diversity_rows(base, [stage.judges.measure(decoded)], stage.ceiling, stage.judges, np.random.default_rng(BOOTSTRAP_SEED))
+    told, decoded = _share(progress, "encoding and decoding the ceiling"), []
+    for start in range(0, len(stage.pictures), BATCH):
+        check_stop(should_stop)
+        planes = torch.from_numpy(stage.pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() / 255
+        decoded.append((backbone.reconstruct(planes) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+        if told is not None:
+            told(min(1.0, (start + BATCH) / len(stage.pictures)))
+    seen = stage.judges.measure(np.concatenate(decoded))
+    _, gaps = diversity_rows(base, [seen], stage.ceiling, stage.judges, np.random.default_rng(BOOTSTRAP_SEED))
     return gaps["lite2"].to_dict()
 
 
@@ -172,7 +181,7 @@ def evaluate_run(
     stage = set_stage(config, protocol, pick_device(device), real_images, progress, should_stop)
     seen_base = stage.judges.measure(base)
     trivial = trivial_baseline(config, stage, backbone, digest, seen_base, guidances, progress, should_stop) if guidances else None
-    reach = attainable(stage, backbone, seen_base)
+    reach = attainable(stage, backbone, seen_base, progress, should_stop)
     policy = load_policy(config, backbone, path)
     tuned = draw(backbone, policy, protocol.captions, protocol.seeds, protocol.steps, protocol.guidance, _share(progress, "drawing the tuned model"), should_stop)
     seen = stage.judges.measure(tuned)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -167,8 +170,10 @@ def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monk
         progress.save_progress(*args, **kwargs)
         raise Killed
 
-    def latents_and_die(*args: object) -> None:
-        sharpen.save_latents(*args)
+    @contextmanager
+    def write_and_die(path: Path) -> Iterator[BinaryIO]:
+        with progress.whole_file(path) as file:
+            yield file
         raise Killed
 
     def die(*args: object) -> None:
@@ -180,7 +185,7 @@ def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monk
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backend.base_model.decoder.save_progress", save_and_die)
         patch.setattr("backend.base_model.denoiser.save_progress", save_and_die)
-        patch.setattr("backend.base_model.recipe.save_latents", latents_and_die)
+        patch.setattr("backend.base_model.recipe.whole_file", write_and_die)
         patch.setattr("backend.base_model.sharpen.save_progress", save_and_die)
         patch.setattr(finetune, "assemble", die)
         saves = 1 + TINY.denoiser_steps + 1 + TINY.sharpen_steps  # the decoder's, one a step, the drawn latents, one a step

@@ -14,8 +14,7 @@ from backend.base_model.data import SIZE
 from backend.base_model.linear_code import build_autoencoder, fit_linear_code
 from backend.base_model.measure import to_tensor
 from backend.base_model.recipe import MODEL, initialisation
-from backend.base_model.sharpen import Discriminator, draw_latents, random_latents, save_latents, sharpen_decoder
-from backend.errors import InputError
+from backend.base_model.sharpen import Discriminator, draw_latents, random_latents, sharpen_decoder
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +103,3 @@ def test_latents_are_those_of_the_pipeline_unscaled() -> None:
     with torch.inference_mode():
         decoded = (pipeline.vae.decode(torch.from_numpy(latents[1:])).sample[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()
     assert latents.shape == (2, 12, 16, 16) and np.abs(decoded - picture).max() < 1e-3
-
-
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="free some space"):
-        save_latents(tmp_path / "missing" / "drawn.npy", np.zeros(3))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -103,21 +104,49 @@ def curve_facts(run: Run) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Base:
+    """What every arm is compared with.
+
+    Attributes:
+        protocol: what is drawn.
+        stage: who judges, and the ceiling.
+        backbone, model: the base model and its `weights_digest`.
+        images: the base's, uint8 [N, h, w, 3].
+        seen: the same as the judges see them.
+    """
+
+    protocol: Protocol
+    stage: Stage
+    backbone: Backbone
+    model: str
+    images: np.ndarray
+    seen: Measured
+
+
+def judge_base(config: TrainConfig, images: int, device: str) -> Base:
+    """The base model on its stage."""
+    protocol = protocol_for(config, images)
+    backbone = open_backbone(config, device)
+    model = weights_digest(backbone)
+    stage = set_stage(config, protocol, pick_device(device))
+    drawn = base_images(config, protocol, backbone, model)
+    return Base(protocol, stage, backbone, model, drawn, stage.judges.measure(drawn))
+
+
 def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One training run, its raw gain, and what the judges say."""
     config = arm_config(arm, chosen.set)
     main = config.episodes == EPISODES or arm in MAIN
-    protocol = protocol_for(config, chosen.images if main else min(ABLATION_IMAGES, chosen.images))
-    backbone = open_backbone(config, chosen.device)
-    model = weights_digest(backbone)
+    model = weights_digest(open_backbone(config, chosen.device))
     freeze(chosen.results / "learning", frozen_facts(config, protocol_for(config, chosen.images), model))
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
-    base, tuned = base_images(config, protocol, backbone, model), tuned_images(config, run, protocol, model, chosen.device)
-    stage = set_stage(config, protocol, pick_device(chosen.device))
-    verdict = judge(stage, stage.judges.measure(base), [stage.judges.measure(tuned)])
-    facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": protocol.images, **curve_facts(run)}
-    raw = raw_gain(config, chosen, protocol, base, tuned)
-    return {**facts, "raw": raw, "verdict": verdict, "judge": stage.judges.describe(), "machine": machine(chosen.device)}
+    base = judge_base(config, chosen.images if main else min(ABLATION_IMAGES, chosen.images), chosen.device)
+    tuned = tuned_images(config, run, base.protocol, model, chosen.device)
+    verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
+    facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": base.protocol.images, **curve_facts(run)}
+    raw = raw_gain(config, chosen, base.protocol, base.images, tuned)
+    return {**facts, "raw": raw, "verdict": verdict, "judge": base.stage.judges.describe(), "machine": machine(chosen.device)}
 
 
 def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: np.ndarray, tuned: np.ndarray) -> dict[str, Any]:
@@ -125,6 +154,11 @@ def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: n
     reward = reward_for(scored_by(config, chosen.set), pick_device(chosen.device))
     before, after = (group_scores(reward, images[:SCORED], protocol.captions[:SCORED]) for images in (base, tuned))
     return {"base": float(before.mean()), "tuned": float(after.mean()), **paired_gain(after, before)}
+
+
+def report(what: str, share: float) -> None:
+    """Progress on the terminal."""
+    print(f"  {share:4.0%} {what}", flush=True)
 
 
 def score_grid(chosen: Namespace) -> dict[str, Any]:
@@ -137,31 +171,22 @@ def score_grid(chosen: Namespace) -> dict[str, Any]:
     def score(images: np.ndarray) -> np.ndarray:
         return group_scores(reward, images, protocol.captions)
 
-    found = grid_search(config, protocol, backbone, weights_digest(backbone), score, progress=lambda what, share: print(f"  {share:4.0%} {what}", flush=True))
+    found = grid_search(config, protocol, backbone, weights_digest(backbone), score, progress=report)
     return {**found, "images": protocol.images, "machine": machine(chosen.device)}
-
-
-def judge_base(chosen: Namespace) -> tuple[TrainConfig, Stage, Backbone, str, Measured]:
-    """The base model on its stage, as its judges see it."""
-    config = arm_config("LORA_UNET:0", chosen.set)
-    protocol = protocol_for(config, chosen.images)
-    backbone = open_backbone(config, chosen.device)
-    model = weights_digest(backbone)
-    stage = set_stage(config, protocol, pick_device(chosen.device))
-    return config, stage, backbone, model, stage.judges.measure(base_images(config, protocol, backbone, model))
 
 
 def judge_trivial(chosen: Namespace) -> dict[str, Any]:
     """The best constant guidance under the guards, by the judges."""
-    config, stage, backbone, model, base = judge_base(chosen)
-    found = trivial_baseline(config, stage, backbone, model, base, TRIVIAL, progress=lambda what, share: print(f"  {share:4.0%} {what}", flush=True))
-    return {**found, "images": len(base), "machine": machine(chosen.device)}
+    config = arm_config("LORA_UNET:0", chosen.set)
+    base = judge_base(config, chosen.images, chosen.device)
+    found = trivial_baseline(config, base.stage, base.backbone, base.model, base.seen, TRIVIAL, progress=report)
+    return {**found, "images": len(base.images), "machine": machine(chosen.device)}
 
 
 def judge_attainable(chosen: Namespace) -> dict[str, Any]:
     """The share of the gap that a perfect denoiser would close."""
-    _, stage, backbone, _, base = judge_base(chosen)
-    return {"gap": attainable(stage, backbone, base), "images": len(base), "machine": machine(chosen.device)}
+    base = judge_base(arm_config("LORA_UNET:0", chosen.set), chosen.images, chosen.device)
+    return {"gap": attainable(base.stage, base.backbone, base.seen, progress=report), "images": len(base.images), "machine": machine(chosen.device)}
 
 
 def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
@@ -170,16 +195,12 @@ def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
     if not all((folder / f"{mode}_{seed}.json").is_file() for seed in SEEDS):
         return None
     configs = [arm_config(f"{mode}:{seed}", chosen.set) for seed in SEEDS]
-    protocol = protocol_for(configs[0], chosen.images)
-    backbone = open_backbone(configs[0], chosen.device)
-    model = weights_digest(backbone)
-    stage = set_stage(configs[0], protocol, pick_device(chosen.device))
-    base = stage.judges.measure(base_images(configs[0], protocol, backbone, model))
+    base = judge_base(configs[0], chosen.images, chosen.device)
     tuned = []
     for config in configs:
         run, _, _ = train_arm(config, chosen.runs / "learning" / f"{mode}_{config.seed}")
-        tuned.append(stage.judges.measure(tuned_images(config, run, protocol, model, chosen.device)))
-    return judge(stage, base, tuned)
+        tuned.append(base.stage.judges.measure(tuned_images(config, run, base.protocol, base.model, chosen.device)))
+    return judge(base.stage, base.seen, tuned)
 
 
 def work(arm: str, chosen: Namespace) -> dict[str, Any]:

@@ -117,6 +117,16 @@ def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, mo
     assert lost["attainable"]["estimate"] == pytest.approx((1 - vendi["base"]) / (vendi["ceiling"] - vendi["base"]), abs=1e-6)  # images all alike score 1
 
 
+def test_the_ceiling_is_decoded_with_progress_and_can_be_stopped_midway(make_run, monkeypatch):
+    told, chunks = [], []
+    monkeypatch.setattr(evaluate, "BATCH", 4)
+    monkeypatch.setattr("backend.diffusion.backbone.Backbone.reconstruct", lambda self, images: chunks.append(len(images)) or images)
+    with pytest.raises(Stopped):
+        evaluate.evaluate_run(make_run(), device="cpu", real_images=40, progress=lambda what, share: told.append((what, share)), should_stop=lambda: len(chunks) > 1)
+    assert chunks == [4, 4]
+    assert [share for what, share in told if what == "encoding and decoding the ceiling"] == [0.25, 0.5]
+
+
 def test_evaluation_repeats_to_the_digit_and_draws_the_base_once(make_run, monkeypatch):
     run = make_run(push=0.3)
     first = evaluate.evaluate_run(run, device="cpu", real_images=40)
