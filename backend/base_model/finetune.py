@@ -19,10 +19,10 @@ from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, train_denoiser
 from backend.base_model.linear_code import LinearCode, read_code
 from backend.base_model.pictures import Pictures
+from backend.base_model.progress import STAGES, claim
 from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, sharpen, training_record, weights_sha256
 from backend.errors import InputError
 from backend.reference.captions import caption
-from backend.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -90,7 +90,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
     vae, denoiser, tokenizer = open_parts(start_from, plan.seed + 1)
     job = {"pictures": pictures.sha256(), "start_from": weights_sha256(start_from)} | asdict(plan)
     work = work or WORK / "finetune" / hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16]
-    _claim(work, job)
+    claim(work, job)
     log = Log(work)
     code, pairs = read_code(vae), _pairs(pictures, plan, renders, log)
     before = losses(denoiser, pairs, len(pictures.images), code, tokenizer, plan.device)
@@ -112,7 +112,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         "started_from": training_record(start_from) | {"weights_sha256": job["start_from"]},
     }
     _replace(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record))
-    for name in ("decoder.pt", "denoiser.pt", "drawn.npy", "sharpen.pt"):
+    for name in STAGES:
         (work / name).unlink(missing_ok=True)
     return out
 
@@ -162,23 +162,3 @@ def _pairs(pictures: Pictures, plan: FineTuning, renders: Path, log: Log) -> Pai
 
     aerial = np.concatenate([pictures.aerial, [p.view == "aerial" for p in params]])
     return Pairs(np.concatenate([pictures.images, images]), aerial, worded, mixture(own, len(images), plan.renders_share))
-
-
-def _claim(work: Path, job: dict) -> None:
-    """Make the work folder for this training, or find that it is this training's.
-
-    Raises:
-        InputError: it holds another training's progress, or cannot be written.
-    """
-    path = work / "job.json"
-    if path.is_file():
-        kept = read_json(path) or {}
-        changed = [name for name in job if kept.get(name) != job[name]]
-        if changed:
-            raise InputError(f"{work} holds the progress of another training ({', '.join(changed)} differ): name another folder with --work, or delete it")
-        return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(path, job)
-    except OSError as error:
-        raise InputError(f"{work} cannot be written ({error.strerror}): free some space, or name another folder with --work") from error

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from backend.errors import InputError
+from backend.runs.files import read_json, write_json
+
+STAGES = ("decoder.pt", "denoiser.pt", "drawn.npy", "sharpen.pt")
+
+
+def claim(work: Path, job: dict[str, Any]) -> None:
+    """Make the work folder for this training, or find that it is this training's.
+
+    Args:
+        work: folder of progress.
+        job: everything that the result follows from, as JSON.
+
+    Raises:
+        InputError: it holds another training's progress, or cannot be written.
+    """
+    path = work / "job.json"
+    if path.is_file():
+        kept = read_json(path) or {}
+        changed = [name for name in job if kept.get(name) != job[name]]
+        if changed:
+            files = ", ".join((*STAGES, path.name))
+            raise InputError(f"{work} holds the progress of another training ({', '.join(changed)} differ): name another folder with --work, or delete {files} there")
+        return
+    left = [name for name in STAGES if (work / name).exists()]
+    if left:
+        raise InputError(f"{work} holds the progress of a training that nothing is known of ({', '.join(left)}): name another folder with --work, or delete it there")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(path, job)
+    except OSError as error:
+        raise InputError(f"{work} cannot be written ({error.strerror}): free some space, or name another folder with --work") from error
 
 
 @contextmanager
@@ -28,9 +59,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written ({error.strerror}): free some space and run the same command again; it goes on from the last save") from error
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+        with suppress(OSError):
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be written ({reason}): free some space and run the same command again; it goes on from the last save") from error
 
 
 def save_progress(path: Path, step: int, parts: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
-from backend.base_model.progress import whole_file
+from backend.base_model.progress import claim, whole_file
 from backend.base_model.sharpen import draw_latents, sharpen_decoder
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.base_model.widen import widen, widen_code
@@ -73,7 +73,10 @@ class Log:
     """Appends rows to log.jsonl and prints them."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder with --work") from error
         self.path = folder / "log.jsonl"
 
     def __call__(self, row: dict) -> None:
@@ -136,9 +139,11 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         start_from: folder of a pipeline of this recipe whose weights are trained further; None starts from nothing.
 
     Raises:
-        InputError: `start_from` is no such pipeline or has more channels than asked for, or the disk is full; running the same command again goes on.
+        InputError: `start_from` is no such pipeline or has more channels than asked for, `work` holds another training's
+            progress, or the disk is full; running the same command again goes on.
     """
     log = Log(work)
+    claim(work, {name: value for name, value in asdict(recipe).items() if name != "device"} | {"start_from": weights_sha256(start_from) if start_from else None})
     images, params = render(recipe, work, log)
     if start_from is None:
         code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels), (None, None, None)

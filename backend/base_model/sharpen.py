@@ -90,7 +90,7 @@ def sharpen_decoder(
     duel = Duel(model.decoder, learning_rate, seed, device)
     parts = {"plain": plain} | duel.parts()
     start = restore(state_file, parts)
-    began, means = time.time(), np.zeros(3)
+    began, means = time.time(), None
     for step in range(start, steps):
         rng = np.random.default_rng([seed, 3, step])
         x = torch.from_numpy(random_crops(images, batch, rng, pick)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -102,7 +102,8 @@ def sharpen_decoder(
         content, made = duel.decoder_step(latents, target, len(known))
         caught, margin = duel.critic_step(x, made, penalised=step % PENALTY_EVERY == 0)
         duel.follow(step)
-        means = means * 0.98 + 0.02 * np.array([content, caught, margin])
+        found = np.array([content, caught, margin])
+        means = found if means is None else 0.98 * means + 0.02 * found
         if (step + 1) % 100 == 0:
             row = dict(zip(("loss", "critic_loss", "margin"), (round(float(v), 5) for v in means), strict=True))
             log({"stage": "sharpen", "step": step + 1} | row | {"seconds": round(time.time() - began, 1)})

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from backend.base_model.denoiser import Denoiser, build_unet
-from backend.base_model.linear_code import WHITENING, LinearCode, build_autoencoder, to_patches
+from backend.base_model.linear_code import ENCODER_WIDTH, WHITENING, LinearCode, build_autoencoder, to_patches
 from backend.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ def widen_code(code: LinearCode, images: np.ndarray, channels: int) -> LinearCod
         channels: in all.
 
     Raises:
-        InputError: fewer channels than the code has, or more than a patch has numbers.
+        InputError: fewer channels than the code has, or more than the encoder holds.
     """
     known, dimensions = code.matrix.shape
-    if not known <= channels <= dimensions:
-        raise InputError(f"{channels} latent channels: this model has {known} already and a patch {dimensions} numbers; give one of {known} to {dimensions}")
+    most = min(dimensions, ENCODER_WIDTH)
+    if not known <= channels <= most:
+        raise InputError(f"{channels} latent channels: this model has {known} already and its encoder holds {most}; give one of {known} to {most}")
     patches = to_patches(images).astype(np.float64)
     covariance = np.cov((patches - patches.mean(0)).T)
     axes = code.matrix / np.linalg.norm(code.matrix, axis=1, keepdims=True)

@@ -224,7 +224,7 @@ def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
     if not result["guards"]["passed"]:
         notes.append("The guards are not kept: what diversity was gained cost precision or obedience.")
     reach = result.get("attainable")
-    if reach and reach["estimate"] is not None:
+    if reach and reach["estimate"] is not None and 0 <= round(reach["estimate"], 2) <= 1:  # outside, base and ceiling do not stand as this sentence supposes
         notes.append(f"A perfect denoiser would close {reach['estimate']:.0%} of the gap: the rest is lost in the autoencoder, which no policy changes.")
     trivial = result.get("trivial")
     if trivial and trivial["best"] and result["gap_closed"] is not None:

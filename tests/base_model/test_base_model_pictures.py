@@ -199,7 +199,7 @@ def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monk
 
 def test_progress_of_other_pictures_is_refused(folder, base, tmp_path) -> None:
     pictures = load_pictures(folder, None)
-    finetune._claim(tmp_path / "work", {"pictures": "other"})
+    progress.claim(tmp_path / "work", {"pictures": "other"})
     with pytest.raises(InputError, match="another training"):
         fine_tune(pictures, TINY, tmp_path / "out", start_from=base, work=tmp_path / "work")
 

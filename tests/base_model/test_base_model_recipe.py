@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.base_model import progress
+from backend.base_model import progress, recipe
 from backend.base_model.card import loss_figure
 from backend.base_model.data import augment, load_dataset, render_dataset
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
-from backend.base_model.recipe import assemble, initialisation, linear_code, open_parts
+from backend.base_model.recipe import Recipe, assemble, initialisation, linear_code, open_parts
 from backend.base_model.text import build_text_encoder, build_tokenizer, with_unknown_words
 from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
@@ -114,6 +116,41 @@ def test_full_disk_is_a_sentence_and_keeps_the_last_save(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [tmp_path / "p.pt"]
 
 
+@pytest.mark.parametrize("save", ["torch", "numpy"])
+def test_a_disk_that_fills_up_while_writing_is_a_sentence_and_leaves_nothing(tmp_path: Path, save: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # torch tells of it otherwise than numpy does
+    try:
+        with pytest.raises(InputError, match="free some space") as caught:
+            if save == "torch":
+                progress.save_progress(tmp_path / "p.pt", 1, {"layer": torch.nn.Linear(400, 400)})
+            else:
+                with progress.whole_file(tmp_path / "p.npy") as file:
+                    np.save(file, np.zeros(160_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "(None)" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_whole_recipe_goes_on_and_its_folder_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.base_model.data.SHARD", 8)
+    monkeypatch.setattr(recipe, "DRAWN", 2)
+    plan = Recipe(images=8, decoder_steps=1, denoiser_steps=2, sharpen_steps=1, batch=2, channels=4)
+    first = recipe.weights_sha256(recipe.run_recipe(plan, tmp_path / "work", tmp_path / "model"))
+    assert recipe.weights_sha256(recipe.run_recipe(plan, tmp_path / "work", tmp_path / "again")) == first
+    for other, start in ((replace(plan, denoiser_steps=3), None), (plan, tmp_path / "model")):
+        with pytest.raises(InputError, match="another training"):
+            recipe.run_recipe(other, tmp_path / "work", tmp_path / "other", start)
+    (tmp_path / "work/job.json").unlink()
+    with pytest.raises(InputError, match="nothing is known"):
+        recipe.run_recipe(plan, tmp_path / "work", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--work"):
+        recipe.run_recipe(plan, tmp_path / "file", tmp_path / "other")
+
+
 def test_assembled_pipeline_loads_in_plain_diffusers(images: np.ndarray, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -179,6 +216,8 @@ def test_widened_model_draws_what_it_drew_and_its_new_channels_are_the_next_comp
         assert torch.allclose(wider.decode(latents).sample, vae.decode(latents[:, :6]).sample, atol=1e-5)
     with pytest.raises(InputError, match="has 6 already"):
         widen_code(code, images, 5)
+    with pytest.raises(InputError, match="give one of 6 to 64"):  # what the encoder is wide enough for
+        widen_code(code, images, 65)
 
 
 def test_loss_figure_has_a_panel_for_each_stage_that_was_trained(tmp_path: Path) -> None:

@@ -125,12 +125,19 @@ class Base:
     seen: Measured
 
 
-def judge_base(config: TrainConfig, images: int, device: str) -> Base:
-    """The base model on its stage."""
-    protocol = protocol_for(config, images)
-    backbone = open_backbone(config, device)
+def frozen_base(config: TrainConfig, chosen: Namespace) -> tuple[Backbone, str]:
+    """The base model and its digest, once it is sure that earlier arms were measured on the same."""
+    backbone = open_backbone(config, chosen.device)
     model = weights_digest(backbone)
-    stage = set_stage(config, protocol, pick_device(device))
+    freeze(chosen.results / "learning", frozen_facts(config, protocol_for(config, chosen.images), model))
+    return backbone, model
+
+
+def judge_base(config: TrainConfig, chosen: Namespace, images: int | None = None) -> Base:
+    """The base model on its stage; `images` other than those of published figures are for ablations."""
+    backbone, model = frozen_base(config, chosen)
+    protocol = protocol_for(config, chosen.images if images is None else images)
+    stage = set_stage(config, protocol, pick_device(chosen.device))
     drawn = base_images(config, protocol, backbone, model)
     return Base(protocol, stage, backbone, model, drawn, stage.judges.measure(drawn))
 
@@ -139,10 +146,9 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One training run, its raw gain, and what the judges say."""
     config = arm_config(arm, chosen.set)
     main = config.episodes == EPISODES or arm in MAIN
-    model = weights_digest(open_backbone(config, chosen.device))
-    freeze(chosen.results / "learning", frozen_facts(config, protocol_for(config, chosen.images), model))
+    _, model = frozen_base(config, chosen)
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
-    base = judge_base(config, chosen.images if main else min(ABLATION_IMAGES, chosen.images), chosen.device)
+    base = judge_base(config, chosen, None if main else min(ABLATION_IMAGES, chosen.images))
     tuned = tuned_images(config, run, base.protocol, model, chosen.device)
     verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
     facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": base.protocol.images, **curve_facts(run)}
@@ -166,27 +172,27 @@ def score_grid(chosen: Namespace) -> dict[str, Any]:
     """Constant guidance and spacing, scored by the reward."""
     config = arm_config("SCHEDULER_POLICY:0", chosen.set)
     protocol = protocol_for(config, min(GRID_IMAGES, chosen.images))
-    backbone = open_backbone(config, chosen.device)
+    backbone, model = frozen_base(config, chosen)
     reward = reward_for(config, pick_device(chosen.device))
 
     def score(images: np.ndarray) -> np.ndarray:
         return group_scores(reward, images, protocol.captions)
 
-    found = grid_search(config, protocol, backbone, weights_digest(backbone), score, progress=report)
+    found = grid_search(config, protocol, backbone, model, score, progress=report)
     return {**found, "images": protocol.images, "machine": machine(chosen.device)}
 
 
 def judge_trivial(chosen: Namespace) -> dict[str, Any]:
     """The best constant guidance under the guards, by the judges."""
     config = arm_config("LORA_UNET:0", chosen.set)
-    base = judge_base(config, chosen.images, chosen.device)
+    base = judge_base(config, chosen)
     found = trivial_baseline(config, base.stage, base.backbone, base.model, base.seen, TRIVIAL, progress=report)
     return {**found, "images": len(base.images), "machine": machine(chosen.device)}
 
 
 def judge_attainable(chosen: Namespace) -> dict[str, Any]:
     """The share of the gap that a perfect denoiser would close."""
-    base = judge_base(arm_config("LORA_UNET:0", chosen.set), chosen.images, chosen.device)
+    base = judge_base(arm_config("LORA_UNET:0", chosen.set), chosen)
     return {"gap": attainable(base.stage, base.backbone, base.seen, progress=report), "images": len(base.images), "machine": machine(chosen.device)}
 
 
@@ -196,7 +202,7 @@ def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
     if not all((folder / f"{mode}_{seed}.json").is_file() for seed in SEEDS):
         return None
     configs = [arm_config(f"{mode}:{seed}", chosen.set) for seed in SEEDS]
-    base = judge_base(configs[0], chosen.images, chosen.device)
+    base = judge_base(configs[0], chosen)
     tuned = []
     for config in configs:
         run, _, _ = train_arm(config, chosen.runs / "learning" / f"{mode}_{config.seed}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from backend.errors import InputError
 from tests.benchmarks import bench_endurance, bench_learning, bench_modes, bench_page, bench_speed, limits
 from tests.benchmarks.common import RESULTS, read
 from tests.benchmarks.learning_tables import ablation_table, write_tables
@@ -35,6 +37,19 @@ def test_limits(bench, title: str) -> None:
     results = {path.stem: read(path) for path in sorted((RESULTS / name).glob("*.json"))}
     text, kept = limits.table(title, f"python -m {bench.__name__}", bench.LIMITS, results)
     assert text == (RESULTS / f"{name}.md").read_text(encoding="utf-8") and kept
+
+
+def test_every_arm_refuses_another_base_model_than_earlier_ones(copy: Path) -> None:
+    kept = read(copy / "learning" / "frozen.json")
+    (copy / "learning" / "frozen.json").write_text(json.dumps({**kept, "model_sha256": "0" * 64}))
+    chosen = Namespace(results=copy, runs=copy, device="cpu", images=kept["images"], set=[])
+    before = (copy / "learning.md").read_text(encoding="utf-8")
+    for arm in ("grid", "trivial", "attainable", "LORA_UNET:0"):
+        with pytest.raises(InputError, match="another model_sha256"):
+            bench_learning.work(arm, chosen)
+    with pytest.raises(InputError, match="another model_sha256"):
+        bench_learning.judge_together("LORA_UNET", chosen)
+    assert (copy / "learning.md").read_text(encoding="utf-8") == before
 
 
 def test_ablations_stand_side_by_side() -> None:
