@@ -115,12 +115,6 @@ METRICS = Registry(
     [
         Entry("MMD", "backend.rewards.mmd:MMD", "Maximum mean discrepancy to the reference set: be spread as the reference is.", differentiable=True),
         Entry(
-            "JMMD",
-            "backend.rewards.jmmd:JMMD",
-            "Joint MMD of images and captions: be spread as reference images of like words are; the reference needs captions.",
-            differentiable=True,
-        ),
-        Entry(
             "MMD_VENDI",
             "backend.rewards.mmd_vendi:MMDVendi",
             "MMD plus a share of the Vendi score: be spread as the reference is, and unlike each other within the group.",

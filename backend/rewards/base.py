@@ -129,7 +129,7 @@ class Metric:
         """Remember a group that has been scored; most metrics have no memory of their own."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Memory of its own under flat keys: tensors, numbers, strings and lists of them."""
+        """Memory of its own as tensors and JSON-able scalars under flat keys."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -195,13 +195,9 @@ class SetMetric(Metric):
         """R(X) - R(X without i) for each i of [N, D] float64."""
         raise NotImplementedError(f"{type(self).__name__} must define set_credit(x)")
 
-    def rows(self, batch: RewardBatch) -> Tensor:
-        """[B, D] with its graph: what `set_value` takes. The standardised features unless a subclass adds to them."""
-        return batch.features
-
     def embed(self, batch: RewardBatch) -> Tensor:
-        """[B, D] float64: what is compared. The rows unless a subclass measures something else."""
-        return finite(self.rows(batch))
+        """[B, D] float64: what is compared. The standardised features unless a subclass measures something else."""
+        return finite(batch.features)
 
     def company(self, count: int) -> Tensor:
         """The newest rows of the queue in the space of `embed`."""

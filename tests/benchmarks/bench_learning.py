@@ -56,7 +56,6 @@ ABLATIONS = MappingProxyType(
         "window-all": {"window_start": 0, "window_size": 8},
         "no-kl": {"kl_base_coef": 0.0},
         "vendi": {"metric": "VENDI"},
-        "jmmd": {"metric": "JMMD"},
         "mmd-vendi": {"metric": "MMD_VENDI"},
         "adherence": {"adherence_weight": 0.5},
         "mmd-vendi-adherence": {"metric": "MMD_VENDI", "adherence_weight": 0.5},

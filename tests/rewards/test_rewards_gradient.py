@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from backend.config.catalogue import METRICS
-from backend.rewards.base import SetMetric
 from tests.rewards.composing import call, make
 
 
@@ -23,8 +22,7 @@ def slope_along(function, pictures, words, change, size):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"metric": name} for name in ("MMD", "JMMD", "VENDI", "MMD_VENDI", "DPP")] + [{"metric": "VENDI", "vendi_order": 1.0}, {"ensemble": "MMD=2, VENDI=1"}],
+    "settings", [{"metric": "MMD"}, {"metric": "VENDI"}, {"metric": "VENDI", "vendi_order": 1.0}, {"metric": "MMD_VENDI"}, {"metric": "DPP"}, {"ensemble": "MMD=2, VENDI=1"}]
 )
 def test_the_image_gradient_is_the_slope_of_the_reward(settings, renders, with_attributes, images):
     function = make(renders, base=images[0][12:], adherence_weight=0.2, **settings)
@@ -72,5 +70,4 @@ def test_a_group_without_a_sound_image_has_a_zero_gradient(renders, images, bonu
 
 def test_metrics_say_truly_whether_they_are_differentiable():
     for entry in METRICS:
-        own = {name for cls in entry.load().__mro__ if cls is not SetMetric for name in vars(cls)}
-        assert entry.differentiable == ("set_value" in own), entry.name
+        assert entry.differentiable == ("set_value" in vars(entry.load())), entry.name
