@@ -145,10 +145,10 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One training run, its raw gain, and what the judges say."""
     config = arm_config(arm, chosen.set)
     main = config.episodes == EPISODES or arm in MAIN
-    _, model = frozen_base(config, chosen)
+    frozen_base(config, chosen)  # before an hour of training, not after it
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
     base = judge_base(config, chosen, None if main else min(ABLATION_IMAGES, chosen.images))
-    tuned = tuned_images(config, run, base.protocol, model, chosen.device)
+    tuned = tuned_images(config, run, base.protocol, base.model, chosen.device)
     verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
     facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": base.protocol.images, **curve_facts(run)}
     raw = raw_gain(config, chosen, base.protocol, base.images, tuned)
