@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from backend.analysis.convergence import LEARNING, plateau_episode, trend
-from backend.analysis.series import columns, present
+from backend.analysis.series import columns, present, probes
 from backend.runs import Run
 
 WINDOW_IMAGES = 256  # images that one judgement looks at
@@ -86,20 +86,21 @@ def of_run(run: Run) -> list[Alert]:
     wanted = ["batch_score", "sample_diversity", "component_quality", "component_adherence"]
     data = columns(run, "policy_updates", wanted)
     guards = {name.removeprefix("component_"): data[name] for name in wanted[2:] if present(data.get(name))}
-    found = [plateau(data.get("batch_score", ()))]
+    found = [plateau(data.get("batch_score", ()), probes(run))]
     if present(data.get("sample_diversity")):
         found.append(reward_hacking(data["sample_diversity"], guards, run.config.group_size))
     return [alert for alert in found if alert is not None]
 
 
-def plateau(scores: Sequence[float], least: int = 50) -> Alert | None:
+def plateau(scores: Sequence[float], probed: Sequence[float] = (), least: int = 50) -> Alert | None:
     """The score has stopped rising.
 
     Args:
         scores: [n] raw group scores, oldest first.
+        probed: [p] probes, the base's first.
         least: episodes before the question is asked.
     """
-    result = trend(scores)
+    result = trend(scores, probed)
     if len(scores) < least or result.state == LEARNING:
         return None
     at = plateau_episode(scores)

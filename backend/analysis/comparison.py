@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.analysis.convergence import plateau_episode, slope_interval, stability, trend
 from backend.analysis.figures import PALETTE, Figure, layout, line
-from backend.analysis.series import columns, present, smooth
+from backend.analysis.series import columns, present, probes, smooth
 from backend.errors import InputError
 from backend.runs import Run
 
@@ -76,7 +76,7 @@ def convergence(run: Run) -> dict[str, Any]:
     """
     data = columns(run, "policy_updates", ["episode", "batch_score", "base_level"])
     score, episode = data.get("batch_score", np.zeros(0)), data.get("episode", np.zeros(0))
-    recent, overall, at = trend(score), slope_interval(score), plateau_episode(score)
+    recent, overall, at = trend(score, probes(run)), slope_interval(score), plateau_episode(score)
     finite = score[np.isfinite(score)]
     part = max(5, len(finite) // 10)
     first, last = (float(p.mean()) if len(p) else None for p in (finite[:part], finite[-part:]))

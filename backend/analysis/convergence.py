@@ -13,6 +13,7 @@ LEARNING, PLATEAUING, FLAT = "LEARNING", "PLATEAUING", "FLAT"
 MIN_SCORES = 20  # below this an interval of a slope says nothing, so a run is given the benefit of the doubt
 RECENT = (20, 100)  # shortest and longest recent window, in episodes
 LONG = 3  # the long window is this many recent windows
+RISING = 3  # probes, the base's among them, of which the newest is the highest
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,17 @@ def _ar1_variance(spread: float, residual: np.ndarray) -> float:
     return float(residual @ residual) / (n - 2) / spread * (1 + rho) / (1 - rho)
 
 
-def trend(scores: Sequence[float]) -> Trend:
+def trend(scores: Sequence[float], probes: Sequence[float] = ()) -> Trend:
     """Slope over the recent episodes, and what it says of the run.
 
     LEARNING: the recent slope lies above zero, or that of the window three times as long does and nothing shows that
-    it has slowed to less than half of what it was before. PLATEAUING: the long window rose, the recent one no longer
+    it has slowed to less than half of what it was before, or the probe, which is free of what a group's prompts and seeds
+    add by chance, was never higher than it is now. PLATEAUING: the long window rose, the recent one no longer
     does. FLAT: neither rises. Fewer than 20 scores are called LEARNING, with an infinite interval.
 
     Args:
         scores: [n] one raw group score per episode, oldest first.
+        probes: [p] scores of fixed prompts and seeds, the base's first; fewer than three say nothing.
     """
     values = np.asarray(scores, dtype=np.float64)
     if np.isfinite(values).sum() < MIN_SCORES:
@@ -108,7 +111,8 @@ def trend(scores: Sequence[float]) -> Trend:
     slope, low, high = slope_interval(values[-window:])
     long_low = slope_interval(values[-LONG * window :])[1]
     earlier = slope_interval(values[-LONG * window : -window])[0]
-    still = low > 0 or (long_low > 0 and high >= 0.5 * earlier)
+    rising = len(probes) >= RISING and probes[-1] > max(probes[:-1])
+    still = low > 0 or (long_low > 0 and high >= 0.5 * earlier) or rising
     stopped = PLATEAUING if long_low > 0 else FLAT
     return Trend(slope, low, high, LEARNING if still else stopped)
 

@@ -28,6 +28,12 @@ def columns(run: Run, table: str, names: Sequence[str] | None = None) -> dict[st
     return {name: numbers(values) for name, values in raw.items()}
 
 
+def probes(run: Run) -> list[float]:
+    """Scores of the run's probes (fixed test prompts and seeds) in the order of their episodes, the base's first."""
+    found = {event.get("episode"): event.get("score") for event in run.events() if event.get("kind") == "probe"}
+    return [float(found[episode]) for episode in sorted(e for e in found if isinstance(e, int)) if isinstance(found[episode], (int, float))]
+
+
 def present(values: np.ndarray | None) -> bool:
     """Whether there is anything finite to draw."""
     return values is not None and bool(np.isfinite(values).any())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from backend.errors import InputError
-from backend.runs.files import read_json, write_json
+from backend.runs.files import atomic_file, read_json, write_json
 
 STAGES = ("decoder.pt", "denoiser.pt", "drawn.npy", "sharpen.pt")
 
@@ -46,22 +45,16 @@ def claim(work: Path, job: dict[str, Any]) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that appears under its name when the block ends well, and not at all otherwise.
+    """`atomic_file`, in a folder that is made where it is missing and with a sentence where writing fails.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; the file that was there stays.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with atomic_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
-        with suppress(OSError):
-            temporary.unlink()
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"{path} cannot be written ({reason}): free some space and run the same command again; it goes on from the last save") from error
 

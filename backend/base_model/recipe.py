@@ -54,8 +54,8 @@ class Recipe:
     """
 
     images: int = 20_480
-    decoder_steps: int = 1_500
-    denoiser_steps: int = 25_000
+    decoder_steps: int = 4_000
+    denoiser_steps: int = 31_000
     sharpen_steps: int = 2_000
     batch: int = 32
     learning_rate: float = 1e-3

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from backend.config.catalogue import METRICS
-from backend.config.schema import TrainConfig
+from backend.config.schema import SMALLEST_SET, TrainConfig
 from backend.errors import InputError
 from backend.features.base import check_images
 from backend.rewards.attributes_model import load_attribute_model
-from backend.rewards.base import Metric, MetricResult, RewardBatch
+from backend.rewards.base import Metric, MetricResult, PointwiseMetric, RewardBatch, SetMetric
 from backend.rewards.bonuses import RECENT, entropy_bonus, quality_bonus, sequential_bonus, spatial_bonus
 from backend.rewards.kernels import median_distance
 from backend.rewards.normalise import RunningNormaliser
@@ -97,6 +97,12 @@ class RewardFunction:
         batches, _ = self._batches(images, [""] * len(images), torch.zeros(len(images), dtype=torch.long))
         for name, space in self.spaces.items():
             space.context.queue.push(batches[name].features)
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether `score_set` sees nothing but the set and the whole reference, so that scores of different episodes compare."""
+        alone = all(isinstance(metric, SetMetric | PointwiseMetric) for metric in self.metrics)
+        return alone and self.config.group_size >= SMALLEST_SET and self.config.reward_mode != "single" and self.config.curriculum != "reference"
 
     def score_set(self, images: Tensor, captions: list[str]) -> float:
         """Raw score of a set, to compare with the scores of groups of the same size; nothing is remembered.

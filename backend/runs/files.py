@@ -5,29 +5,42 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file under a temporary name, fsync it, then put it in place.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes its name, fsynced, when the block ends well, and leaves nothing otherwise.
 
     The parent folder is never created: a run folder that somebody deleted stays deleted.
 
     Raises:
         OSError: the folder is gone, full or read-only; an older file of that name is then untouched.
     """
-    data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a whole file by `atomic_file`.
+
+    Raises:
+        OSError: as there.
+    """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import Run
+from backend.training.annealing import anneal
 from backend.training.checkpoint import checkpoint_name, keep_and_prune, newest_sound, save_checkpoint
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
@@ -112,6 +112,7 @@ class EpisodeLoop:
         began = time.monotonic()
         self._apply_changes(number)
         self.curriculum.apply(number, self.agent, self.reward, self.live)
+        anneal(self.config, number, self.agent, self.live)
         index, seeds = choose_group(self.config, len(self.session.train_prompts), number)
         prompts, embeds = [self.session.train_prompts[i] for i in index], self.session.train_embeds[index]
         stop = self._stop_and_count("sampling", self.config.num_inference_steps)
@@ -143,22 +144,9 @@ class EpisodeLoop:
 
     def _record(self, record: EpisodeRecord) -> None:
         progress = self.progress
-        trending = trend(progress.scores)
-        record.facts = {
-            "base_level": progress.base_level,
-            "reference_level": progress.reference_level,
-            "best_score": progress.best_score,
-            "score_smooth": progress.smooth_score,
-            "probe_score": None,
-            "skipped": progress.skipped,
-            "trend_slope": trending.slope if math.isfinite(trending.slope) else None,
-            "trend_low": trending.low if math.isfinite(trending.low) else None,
-            "trend_high": trending.high if math.isfinite(trending.high) else None,
-            "status": trending.state,
-            "images": progress.images,
-            "guidance_scale": self.agent.config.guidance_scale,
-            "sample_diversity": sample_diversity(record.result.features),
-        }
+        trending = trend(progress.scores, progress.probes)
+        seen = {"probe_score": None, "guidance_scale": self.agent.config.guidance_scale, "sample_diversity": sample_diversity(record.result.features)}
+        record.facts = progress.facts(trending) | seen
         if record.episode == 1 or (self.config.probe_every and record.episode % self.config.probe_every == 0):
             record.facts["probe_score"] = self._probe(record.episode)
         tables = all_rows(record)
@@ -182,6 +170,7 @@ class EpisodeLoop:
         self.recorder.phase("probing the test prompts")
         score = self.levels.probe(self.reward, number)
         self.progress.probe_score = score
+        self.progress.probes.append(score)
         self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
         return score
 
@@ -205,14 +194,19 @@ class EpisodeLoop:
         self.recorder.hold_until_written(self.control.should_stop)
 
     def _measure_levels(self) -> None:
-        """Once, after the first episode, so that the curve's first point does not wait for it: the base's sample, then the levels."""
-        if self.progress.episode == 0 or self.progress.reference_level is not None:
+        """After the first episode, so that the curve's first point does not wait for it: the base's sample, then the levels; later, more of the base's."""
+        if self.progress.episode == 0:
+            return
+        if self.progress.reference_level is not None:
+            if self.levels.refine(self.reward, self.control.should_stop):
+                self.recorder.writer.update(base_level=self.progress.base_level)
             return
         self.samples.draw(0, self.reward)
         self.recorder.phase("measuring the base and reference levels")
         self.levels.measure(self.reward, self.control.should_stop)
         self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
         if self.progress.base_probe is not None:
+            self.progress.probes.insert(0, self.progress.base_probe)
             self.recorder.event("probe", episode=0, score=self.progress.base_probe, base=self.progress.base_probe)
 
     def _warn(self) -> None:

@@ -13,6 +13,7 @@ from backend.training.seeds import BASE_GROUPS, PROBE, choose_group, fixed_group
 from backend.training.session import Session
 
 BASE_LEVEL_GROUPS = 3  # one before the first episode, the others after it: the first point of the curve does not wait for them
+BASE_EVERY, MOST_BASE_GROUPS = 10, 24  # then one every ten episodes, since the luck of three groups' prompts is a large part of what is learned
 REFERENCE_SUBSETS = 8
 
 
@@ -51,6 +52,24 @@ class Levels:
         if self.config.probe_every:
             self.progress.base_probe = self.probe(reward, 0, base=True)
         self.progress.reference_level = self._reference_level(reward)
+
+    def refine(self, reward: Any, should_stop: Callable[[], bool]) -> bool:
+        """Draw the base groups that are due after so many episodes; what is due follows from the episode alone, so a resume catches up.
+
+        A reward that remembers earlier groups would score the base in their company, and is left with the first groups.
+
+        Returns:
+            Whether the base level has changed.
+
+        Raises:
+            Stopped: on request.
+        """
+        if not reward.scores_alone:
+            return False
+        had, due = len(self.progress.base_scores), min(MOST_BASE_GROUPS, BASE_LEVEL_GROUPS + self.progress.episode // BASE_EVERY)
+        for number in range(had, due):
+            self.add_base_score(reward, self.draw_base_group(number, should_stop), number)
+        return due > had
 
     def _reference_level(self, reward: Any) -> float:
         images, captions = self.session.reference_images, self.session.reference_captions or [""] * len(self.session.reference_images)

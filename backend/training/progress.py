@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.analysis.convergence import Trend
+
 SMOOTH = 10  # episodes behind the score that best checkpoints are judged by
 
 
@@ -22,6 +24,7 @@ class Progress:
         base_scores: raw scores of groups of the untouched base, same N.
         reference_level: mean raw score of equal-N subsets of the reference set.
         probe_score, base_probe: raw score of the fixed test images now and for the base.
+        probes: all of them, the base's first.
         skipped: updates that a NaN stopped; skipped_in_a_row: the latest of them.
         live: live changes in force, by field.
         curriculum: memory of the curriculum.
@@ -37,6 +40,7 @@ class Progress:
     reference_level: float | None = None
     probe_score: float | None = None
     base_probe: float | None = None
+    probes: list[float] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
     live: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +65,20 @@ class Progress:
         self.scores.append(score)
         if math.isfinite(score) and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_episode = score, self.episode
+
+    def facts(self, trending: Trend) -> dict[str, Any]:
+        """Columns of a row of policy_updates.csv."""
+        interval = {"trend_slope": trending.slope, "trend_low": trending.low, "trend_high": trending.high}
+        return {
+            "base_level": self.base_level,
+            "reference_level": self.reference_level,
+            "best_score": self.best_score,
+            "score_smooth": self.smooth_score,
+            "skipped": self.skipped,
+            **{name: value if math.isfinite(value) else None for name, value in interval.items()},
+            "status": trending.state,
+            "images": self.images,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -91,6 +93,12 @@ def test_plateau_alert_names_the_episode():
 def test_alerts_of_a_run_read_its_tables(make_run):
     assert [alert.kind for alert in alerts.of_run(make_run())] == ["plateau"]
     assert alerts.of_run(make_run(np.arange(80) * 0.01)) == []
+    run = make_run()
+    for last, kinds in ((0.3, []), (0.1, ["plateau"])):  # written again after a resume, the later one counts
+        with run.events_path.open("a", encoding="utf-8") as file:
+            for number, score in ((0, 0.1), (50, 0.2), (100, last)):
+                file.write(json.dumps({"seq": 1, "time": 0, "kind": "probe", "episode": number, "score": score, "base": 0.1}) + "\n")
+        assert [alert.kind for alert in alerts.of_run(run)] == kinds
 
 
 def test_report_is_self_contained_and_escapes_everything(make_run):

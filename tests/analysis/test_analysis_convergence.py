@@ -76,6 +76,13 @@ def test_few_scores_are_given_the_benefit_of_the_doubt():
     assert trend([]).slope == 0.0
 
 
+def test_a_probe_at_its_highest_is_learning_that_the_groups_do_not_show():
+    noise = np.random.default_rng(8).normal(size=60)
+    assert trend(noise).state == trend(noise, [0.0, 1.0]).state == trend(noise, [0.0, 2.0, 1.0]).state == FLAT
+    assert trend(noise, [0.0, 1.0, 2.0]).state == LEARNING
+    assert trend(noise, [0.0, 2.0, 2.0]).state == trend(noise, [0.0, 1.0, math.nan]).state == FLAT
+
+
 def test_plateau_is_found_within_ten_episodes():
     generator = np.random.default_rng(4)
     t = np.arange(200)

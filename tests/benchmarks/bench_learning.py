@@ -64,6 +64,7 @@ ABLATIONS = MappingProxyType(
         "curriculum": {"curriculum": "diversity_weight"},
         "replay": {"replay_groups": 2},
         "four-epochs": {"ppo_epochs": 4},
+        "falling-rate": {"lr_scheduler": "linear"},
         "attention-only": {"lora_targets": "attention"},
         "groups-of-4": {"prompts_per_group": 2},
     }

@@ -22,6 +22,7 @@ from backend.errors import InputError
 from backend.evaluation.cache import cached_arrays, key_of
 from backend.evaluation.protocol import Protocol
 from backend.runs import Run, RunStore
+from backend.runs.files import atomic_write
 
 RESULTS = Path("docs/results")
 RUNS = Path("runs/bench")
@@ -53,9 +54,7 @@ def machine_line(found: Mapping[str, Any]) -> str:
 def write(path: Path, value: Mapping[str, Any]) -> None:
     """JSON with NaN as null, written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -61,7 +61,7 @@ def test_the_same_generator_gives_the_same_captions():
     assert [caption(p, np.random.default_rng(3)) for _ in range(2)] == [caption(p, np.random.default_rng(3))] * 2
 
 
-@pytest.mark.parametrize("name, count", [("train", 25), ("test", 10)])
+@pytest.mark.parametrize("name, count", [("train", 400), ("test", 10)])
 def test_prompts_are_in_the_grammar_and_name_every_part(name, count):
     prompts = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     assert len(prompts) == len(set(prompts)) == count

@@ -247,3 +247,21 @@ def test_queue_keeps_the_newest():
 def test_identical_reference_has_no_bandwidth():
     with pytest.raises(InputError):
         median_distance(torch.ones(4, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "alone"),
+    [
+        ({}, True), ({"metric": "VENDI"}, True), ({"metric": "PRECISION"}, True),
+        ({"metric": "FID"}, False), ({"ensemble": "MMD=1, NOVELTY=1"}, False), ({"reward_mode": "single"}, False),
+        ({"prompts_per_group": 1}, False), ({"curriculum": "reference"}, False),
+    ],
+)  # fmt: skip
+def test_a_score_alone_is_the_same_whatever_came_before(settings, alone):
+    generator = torch.Generator().manual_seed(0)
+    reference, group, others = (torch.rand(n, 3, 32, 32, generator=generator) for n in (20, 6, 30))
+    reward = RewardFunction(TrainConfig(use_bonuses=False, **settings), reference)
+    assert reward.scores_alone is alone
+    before = reward.score_set(group, [""] * 6)
+    reward(others, [""] * 30, torch.zeros(30, dtype=torch.long))
+    assert not alone or reward.score_set(group, [""] * 6) == before

@@ -98,6 +98,7 @@ class FakeReward:
 
     memory: torch.Tensor = field(default_factory=lambda: torch.zeros(3, SIDE, SIDE))
     weight: float = 1.0
+    scores_alone = True
 
     def score_set(self, images, captions):
         small = torch.nn.functional.interpolate(images, size=(SIDE, SIDE))

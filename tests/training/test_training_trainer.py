@@ -5,12 +5,14 @@ import json
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from backend.errors import InputError
 from backend.runs.tables import TABLES
 from backend.training.control import Control
+from backend.training.seeds import BASE_GROUPS, choose_group
 from backend.training.trainer import explain_failure, train
 from tests.training.fake_learner import fake_build, small_config
 from tests.training.fingerprint import fingerprint
@@ -46,7 +48,11 @@ def test_the_curve_is_the_raw_group_score_and_the_levels_stand_beside_it(store):
     images = session.agent.rollout(session.train_embeds[[0]], [int(r["seed"]) for r in first], base=True).images
     assert float(table[0]["batch_score"]) == session.make_reward(None).score_set(images, [])
     assert table[0]["reference_level"] == "" and float(table[1]["reference_level"]) > 0
-    assert len({r["base_level"] for r in table[1:]}) == 1 and table[0]["base_level"] != table[1]["base_level"]
+    levels = [r["base_level"] for r in table]  # one group at once, two more after the first episode, one more every ten
+    assert len(set(levels[1:10])) == len(set(levels[10:])) == 1 and len(set(levels)) == 3
+    drawn = [choose_group(run.config, len(session.train_prompts), BASE_GROUPS + number) for number in range(4)]
+    bases = [session.agent.rollout(session.train_embeds[index], seeds, 0, base=True).images for index, seeds in drawn]
+    assert float(levels[-1]) == pytest.approx(np.mean([session.make_reward(None).score_set(images, []) for images in bases]))
     assert [r["episode"] for r in table if r["probe_score"]] == ["5", "10"]
     assert float(table[-1]["best_score"]) == max(float(r["batch_score"]) for r in table) == run.status().best_score
     assert [e["episode"] for e in run.events() if e["kind"] == "probe"] == [0, 5, 10]
@@ -163,33 +169,38 @@ def test_rubbish_and_twenty_requests_at_once_are_all_answered(store):
     assert run.status().state == "stopped" and list(run.control_dir.iterdir()) == []
 
 
-def test_live_changes_after_the_checkpoint_are_replayed_on_resume(store):
-    """A run is changed in episode 6 and killed in episode 10, whose last checkpoint is the one after episode 4."""
-    config = small_config(save_every=4)
+class Changing(Control):
+    """Asks for other live settings after episode 5."""
 
-    class Changing(Control):
-        def turnover(self):
-            if self.run.status().episode == 5 and not answers(self.run):
-                self.run.request("change", {"field": "learning_rate", "value": 0.2})
-                self.run.request("change", {"field": "diversity_weight", "value": 3.0})
-            return super().turnover()
+    def turnover(self):
+        if self.run.status().episode == 5 and not answers(self.run):
+            self.run.request("change", {"field": "learning_rate", "value": 0.2})
+            self.run.request("change", {"field": "diversity_weight", "value": 3.0})
+        return super().turnover()
 
-    class Killed(Changing):
-        def turnover(self):
-            if self.run.status().episode == 7:
-                raise KeyboardInterrupt
-            return super().turnover()
 
-    whole = store.create(config)
+class Killed(Changing):
+    """The same, and dead after episode 7."""
+
+    def turnover(self):
+        if self.run.status().episode == 7:
+            raise KeyboardInterrupt
+        return super().turnover()
+
+
+@pytest.mark.parametrize("kind, before, after", [("constant", [0.01] * 5, [0.2] * 3), ("linear", [0.01 * (8 - n) / 8 for n in range(5)], [0.2 * (8 - n) / 8 for n in range(5, 8)])])
+def test_live_changes_after_the_checkpoint_are_replayed_on_resume(store, kind, before, after):
+    """A run is changed in episode 6 and killed in episode 8, whose last checkpoint is the one after episode 4."""
+    config = small_config(episodes=8, save_every=4, lr_scheduler=kind)
+    whole, run = store.create(config), store.create(config)
     train(config, whole, Changing(whole), build=fake_build())
-    run = store.create(config)
     with pytest.raises(KeyboardInterrupt):
         train(config, run, Killed(run), build=fake_build())
     assert run.checkpoints()[-1].episode == 4
     train(config, run, build=fake_build())
     assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"]
     assert fingerprint(run)["checkpoint"] == fingerprint(whole)["checkpoint"]
-    assert float(rows(run, "policy_updates")[5]["learning_rate"]) == 0.2
+    assert [float(r["learning_rate"]) for r in rows(run, "policy_updates")] == pytest.approx(before + after)
 
 
 def test_a_nan_stops_the_update_not_the_run(store):
@@ -207,6 +218,13 @@ def test_three_nans_in_a_row_restore_the_last_checkpoint_at_half_the_rate(store)
     assert rates == [0.01] * 8 + [0.005] * 4
     assert any("episode_000004 is restored" in e["message"] and "0.005" in e["message"] for e in run.events() if e["kind"] == "alert")
     assert sessions[0].agent.config.learning_rate_critic == pytest.approx(5e-4)
+
+
+def test_recovery_halves_the_rate_that_falls(store):
+    run, _ = finished(store, small_config(episodes=12, save_every=4, lr_scheduler="cosine"), nan_from=(6, 7, 8))
+    rates = np.array([float(r["learning_rate"]) for r in rows(run, "policy_updates")])
+    wave = 0.01 * (1 + np.cos(np.pi * np.arange(12) / 12)) / 2
+    assert rates[:8] == pytest.approx(wave[:8]) and rates[8:] == pytest.approx(wave[8:] / 2)
 
 
 @pytest.mark.parametrize("question", [80, 85, 90, 95])

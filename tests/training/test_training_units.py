@@ -13,6 +13,7 @@ from PIL import Image
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.training import cost
+from backend.training.annealing import lr_factor
 from backend.training.curriculum import Curriculum
 from backend.training.live import live_fields, validate_change
 from backend.training.packing import pack, snapshot, unpack
@@ -192,3 +193,15 @@ def test_an_edited_setting_moves_the_estimate():
     assert cost.estimate(TrainConfig(micro_batch=1)).memory_gib < plain.memory_gib
     assert cost.estimate(TrainConfig(threads=1), "cpu").seconds_per_episode > cost.estimate(TrainConfig(threads=4), "cpu").seconds_per_episode
     assert cost.estimate(TrainConfig(base_model="owner/large")).memory_gib > plain.memory_gib
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+def test_learning_rate_schedules_are_those_of_transformers(kind):
+    from transformers import get_scheduler
+
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(kind, optimiser, num_warmup_steps=0, num_training_steps=10)
+    for episode in range(1, 11):
+        assert 0 < lr_factor(kind, episode, 10) == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
