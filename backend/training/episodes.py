@@ -169,7 +169,6 @@ class EpisodeLoop:
             return None
         self.recorder.phase("probing the test prompts")
         score = self.levels.probe(self.reward, number)
-        self.progress.probe_score = score
         self.progress.probes.append(score)
         self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
         return score
@@ -206,7 +205,6 @@ class EpisodeLoop:
         self.levels.measure(self.reward, self.control.should_stop)
         self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
         if self.progress.base_probe is not None:
-            self.progress.probes.insert(0, self.progress.base_probe)
             self.recorder.event("probe", episode=0, score=self.progress.base_probe, base=self.progress.base_probe)
 
     def _warn(self) -> None:

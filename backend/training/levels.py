@@ -47,10 +47,9 @@ class Levels:
             Stopped: on request; what was measured is measured again after a resume.
         """
         self.progress.base_scores = self.progress.base_scores[:1]
-        for number in range(1, BASE_LEVEL_GROUPS):
-            self.add_base_score(reward, self.draw_base_group(number, should_stop), number)
+        self._draw_base_groups(reward, BASE_LEVEL_GROUPS, should_stop)
         if self.config.probe_every:
-            self.progress.base_probe = self.probe(reward, 0, base=True)
+            self.progress.probes = [self.probe(reward, 0, base=True)]
         self.progress.reference_level = self._reference_level(reward)
 
     def refine(self, reward: Any, should_stop: Callable[[], bool]) -> bool:
@@ -66,7 +65,11 @@ class Levels:
         """
         if not reward.scores_alone:
             return False
-        had, due = len(self.progress.base_scores), min(MOST_BASE_GROUPS, BASE_LEVEL_GROUPS + self.progress.episode // BASE_EVERY)
+        return self._draw_base_groups(reward, min(MOST_BASE_GROUPS, BASE_LEVEL_GROUPS + self.progress.episode // BASE_EVERY), should_stop)
+
+    def _draw_base_groups(self, reward: Any, due: int, should_stop: Callable[[], bool]) -> bool:
+        """Draw and score what is missing of the first `due` base groups; returns whether any was."""
+        had = len(self.progress.base_scores)
         for number in range(had, due):
             self.add_base_score(reward, self.draw_base_group(number, should_stop), number)
         return due > had

@@ -23,8 +23,7 @@ class Progress:
         best_score, best_episode: highest of them.
         base_scores: raw scores of groups of the untouched base, same N.
         reference_level: mean raw score of equal-N subsets of the reference set.
-        probe_score, base_probe: raw score of the fixed test images now and for the base.
-        probes: all of them, the base's first.
+        probes: raw scores of the fixed test images, the base's first.
         skipped: updates that a NaN stopped; skipped_in_a_row: the latest of them.
         live: live changes in force, by field.
         curriculum: memory of the curriculum.
@@ -38,8 +37,6 @@ class Progress:
     best_episode: int | None = None
     base_scores: list[float] = field(default_factory=list)
     reference_level: float | None = None
-    probe_score: float | None = None
-    base_probe: float | None = None
     probes: list[float] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
@@ -51,6 +48,16 @@ class Progress:
     def base_level(self) -> float | None:
         """Mean raw score of base groups."""
         return sum(self.base_scores) / len(self.base_scores) if self.base_scores else None
+
+    @property
+    def base_probe(self) -> float | None:
+        """Raw score of the fixed test images for the untouched base."""
+        return self.probes[0] if self.probes else None
+
+    @property
+    def probe_score(self) -> float | None:
+        """The latest probe behind the base's."""
+        return self.probes[-1] if len(self.probes) > 1 else None
 
     @property
     def smooth_score(self) -> float | None:
@@ -86,7 +93,8 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
-        """From a checkpoint; what a later version added keeps its default."""
+        """From a checkpoint; what a later version added keeps its default, and one that kept the first and latest probe alone has these."""
+        values = {"probes": [values[name] for name in ("base_probe", "probe_score") if values.get(name) is not None], **values}
         names = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 

@@ -52,7 +52,7 @@ def machine_line(found: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, value: Mapping[str, Any]) -> None:
-    """JSON with NaN as null, written whole or not at all."""
+    """JSON, written whole or not at all; NaN is refused."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 

@@ -113,6 +113,9 @@ def test_progress_ignores_what_is_not_finite():
     assert (progress.best_score, progress.best_episode, progress.images, progress.episode) == (0.75, 3, 64, 4)
     assert progress.smooth_score == 0.5
     assert Progress.from_dict({**progress.to_dict(), "of_a_later_version": 1}).to_dict()["best_episode"] == 3
+    earlier = Progress.from_dict({"base_probe": -0.3, "probe_score": -0.2})
+    assert (earlier.probes, earlier.base_probe, earlier.probe_score) == ([-0.3, -0.2], -0.3, -0.2), "a checkpoint from before all probes were kept"
+    assert Progress(probes=[-0.3]).probe_score is None, "the base's own probe is no score of the run"
 
 
 def test_a_curriculum_grows_by_schedule_and_by_success():
