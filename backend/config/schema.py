@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SMALLEST_SET = 3  # images of which a set metric can tell what one adds
 GROUPS = ["Run", "Sampling", "PPO", "Exploration", "Policy", "Reward", "Reward weights", "Curriculum", "Evaluation", "Checkpoints", "Hardware"]
 
@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
 
     # Run
     mode: str = setting("LORA_UNET", "Run", "Policy", "What is trained: adapters on the UNet, a latent perturbation, or the noise schedule and guidance.", options="mode")
-    metric: str = setting("MMD", "Run", "Reward", "The set reward that the policy maximises.", options="metric")
+    metric: str = setting("MMD_VENDI", "Run", "Reward", "The set reward that the policy maximises.", options="metric")
     episodes: int = setting(200, "Run", "Episodes", "Number of episodes; each draws one group of images and updates the policy once.", ge=1, le=1_000_000)
     seed: int = setting(0, "Run", "Seed", "Every random number of the run follows from it.", ge=0, le=2**31 - 1)
     base_model: str = setting("assets/models/crater-tiny", "Run", "Base model", "Folder or hub id of a diffusers Stable-Diffusion-type pipeline.", trusted=True)
@@ -71,10 +71,10 @@ class TrainConfig(BaseModel):
         "difference: exact R(X)-R(X without i); gae: critic and GAE; broadcast: the set's score for every image; centred: the popular biased shortcut.",
     )
     pathwise: float = setting(
-        0.95,
+        1.0,
         "PPO",
         "Pathwise share",
-        "Share of the update that follows the reward's own derivative through the denoising steps; the rest is PPO's surrogate on sampled credit. 0 is PPO alone, and what a reward without a derivative gets.",
+        "Share of the update that follows the reward's own derivative through the denoising steps; the rest is PPO's surrogate on sampled credit, whose noise is many times as large. 0 is PPO on sampled credit alone, and what a reward without a derivative gets.",
         live=True,
         ge=0,
         le=1,
@@ -153,7 +153,7 @@ class TrainConfig(BaseModel):
     )
     mmd_weight: float = setting(0.7, "Reward", "MMD share", "Weight of MMD in MMD_MI.", ge=0, le=1)
     mi_weight: float = setting(0.3, "Reward", "MI share", "Weight of MI in MMD_MI.", ge=0, le=1)
-    vendi_weight: float = setting(0.1, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
+    vendi_weight: float = setting(0.05, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
     vendi_order: float = setting(2.0, "Reward", "Vendi order", "Order q of the Vendi score; 1 is the original, 2 is exact and fast.", gt=0, le=64)
     knn_k: int = setting(3, "Reward", "Neighbours", "k of the nearest-neighbour estimates (MI, coverage, precision, novelty).", ge=1, le=50)
     pca_dims: int = setting(32, "Reward", "PCA dimensions", "Dimensions kept for the Fréchet distance; MI takes at most 16 of them.", ge=2, le=64)

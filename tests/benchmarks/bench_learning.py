@@ -45,7 +45,7 @@ TRIVIAL = (3.0, 6.0, 9.0, 10.5, 12.0, 15.0)  # below 7.5 the embedded model blur
 ABLATIONS = MappingProxyType(
     {
         "default": {},
-        "pathwise-alone": {"pathwise": 1.0},
+        "mixed": {"pathwise": 0.95},
         "sampled-credit": {"pathwise": 0.0},
         "prompt-baseline": {"pathwise": 0.0, "baseline": "prompt"},
         "broadcast": {"advantage": "broadcast"},
@@ -56,9 +56,8 @@ ABLATIONS = MappingProxyType(
         "window-all": {"window_start": 0, "window_size": 8},
         "no-kl": {"kl_base_coef": 0.0},
         "vendi": {"metric": "VENDI"},
-        "mmd-vendi": {"metric": "MMD_VENDI"},
+        "mmd": {"metric": "MMD"},
         "adherence": {"adherence_weight": 0.5},
-        "mmd-vendi-adherence": {"metric": "MMD_VENDI", "adherence_weight": 0.5},
         "ensemble": {"ensemble": "MMD=1, COVERAGE=0.5, ADHERENCE=0.5"},
         "trpo": {"algorithm": "TRPO"},
         "curriculum": {"curriculum": "diversity_weight"},

@@ -79,12 +79,12 @@ def test_an_image_without_a_finite_derivative_pulls_nothing_and_none_pulls_witho
 
 
 def test_who_gets_a_pathwise_share(bench):
-    assert bench().config.pathwise_share == 0.95 and not bench().config.draws_twins and bench().agent.wants_image_gradient
+    assert bench().config.pathwise_share == 1.0 and not bench().config.draws_twins and bench().agent.wants_image_gradient
     for refused in ({"metric": "COVERAGE"}, {"advantage": "gae"}, {"reward_mode": "batch"}, {"ensemble": "MMD=1, MI=1"}, {"pathwise": 0.0}):
         config = bench(**refused).config
         assert config.pathwise_share == 0 and config.draws_twins == (config.advantage == "difference")
-    assert bench(mode="SCHEDULER_POLICY").config.pathwise_share == 0.95
-    assert bench(ensemble="MMD=1, VENDI@efficientnet_lite0=0.5").config.pathwise_share == 0.95
+    assert bench(mode="SCHEDULER_POLICY").config.pathwise_share == 1.0
+    assert bench(ensemble="MMD=1, VENDI@efficientnet_lite0=0.5").config.pathwise_share == 1.0
 
 
 @pytest.mark.parametrize("mode", MODES)

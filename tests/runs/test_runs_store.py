@@ -168,4 +168,7 @@ def test_a_run_of_an_earlier_schema_keeps_the_defaults_of_its_time(tmp_path):
     config.write_text(json.dumps({"schema_version": 2, "noise_frequencies": 4}), encoding="utf-8")  # it did something
     with pytest.raises(InputError, match="noise_frequencies"):
         make_config(read_config_file(config))
-    assert TrainConfig().schema_version > 2
+    config.write_text(json.dumps({"schema_version": 3}), encoding="utf-8")
+    assert make_config(read_config_file(config)).metric == "MMD"
+    assert make_config(read_config_file(config)).pathwise == 0.95 < TrainConfig().pathwise
+    assert TrainConfig().schema_version > 3
