@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_modes                      # all arms; those done are skipped
     python -m tests.benchmarks.bench_modes --arm LORA_UNET:0    # one arm
 
-Base and tuned model draw the same prompts and seeds, none of which was trained on; the score is the raw MMD score of
-groups of 16, and the differences are paired. SCHEDULER_POLICY has few degrees of freedom, so the grid search over
+Base and tuned model draw the same prompts and seeds, none of which was trained on; the score is the raw score of the default
+reward in groups of 16, and the differences are paired. SCHEDULER_POLICY has few degrees of freedom, so the grid search over
 constant guidance and spacing says how much there is to gain at all.
 """
 
@@ -99,7 +99,7 @@ def table(folder: Path) -> str:
         raise InputError("no arm is done yet: run the benchmark without --table first")
     any_arm = next(iter(results.values()), grid)
     lines = ["# Sixty episodes of each policy", "", f"Machine: {machine_line(any_arm['machine'])}.", "Command: `python -m tests.benchmarks.bench_modes`.", ""]
-    lines += ["Raw group score (MMD, groups of 16) on fixed test prompts and seeds, base and tuned paired; ± is one standard error.", ""]
+    lines += [f"Raw group score ({TrainConfig().metric}, groups of {TrainConfig().group_size}) on fixed test prompts and seeds, base and tuned paired; ± is one standard error.", ""]
     lines += ["| Policy | Training seed | Images | Base | Tuned | Gain | Gain / standard error | Training |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for arm in results.values():
         gain = f"{arm['gain']:+.4f} ± {arm['standard_error']:.4f}"

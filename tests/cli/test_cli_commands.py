@@ -148,7 +148,7 @@ def test_a_live_run_is_asked_and_not_deleted(capsys, runs_dir):
 def test_the_job_script_asks_for_what_was_said_and_writes_nothing(runs_dir):
     script = job_script(TrainConfig(mode="DIVERSITY_POLICY", episodes=9), runs_dir, SlurmOptions("slurm", "gpu-short", 2, 90))
     assert "#SBATCH --partition=gpu-short" in script and "#SBATCH --gpus-per-node=2" in script and "#SBATCH --time=90" in script
-    assert "-m backend train --mode DIVERSITY_POLICY --metric MMD --episodes 9 --runs-dir" in script
+    assert "-m backend train --mode DIVERSITY_POLICY --metric MMD_VENDI --episodes 9 --runs-dir" in script
     assert list(runs_dir.iterdir()) == []
 
 

@@ -102,7 +102,7 @@ def test_batch_mode_pays_every_image_alike_and_moves_its_baseline(renders, image
 
 
 def test_a_pair_is_compared_with_the_queue(renders, images):
-    function = make(renders, base=images[0][2:], use_bonuses=False)
+    function = make(renders, base=images[0][2:], use_bonuses=False, metric="MMD")
     result = call(function, images[0][:2], images[1][:2])
     assert {e["companion_kind"] for e in result.explanations} == {"queue"}
     # The definition: each image as one more member of the queue.

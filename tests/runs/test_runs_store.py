@@ -27,7 +27,7 @@ def test_a_new_run_has_its_folders_settings_and_state(store):
     run = store.create(TrainConfig(episodes=7, mode="DIVERSITY_POLICY"), {"git": "abc"})
     assert {p.name for p in run.path.iterdir()} == {"attempts", "checkpoints", "config.json", "control", "images", "logs", "plots", "status.json"}
     assert run.config == TrainConfig(episodes=7, mode="DIVERSITY_POLICY") and run.record["git"] == "abc"
-    assert run.id.startswith("crater_2") and run.id.endswith("_DIVERSITY_POLICY_MMD")
+    assert run.id.startswith("crater_2") and run.id.endswith("_DIVERSITY_POLICY_MMD_VENDI")
     assert (run.status().state, run.status().total, store.effective_state(run)) == ("queued", 7, "queued")
 
 
