@@ -99,7 +99,7 @@ def table(folder: Path) -> str:
         raise InputError("no arm is done yet: run the benchmark without --table first")
     any_arm = next(iter(results.values()), grid)
     lines = ["# Sixty episodes of each policy", "", f"Machine: {machine_line(any_arm['machine'])}.", "Command: `python -m tests.benchmarks.bench_modes`.", ""]
-    lines += [f"Raw group score ({TrainConfig().metric}, groups of {TrainConfig().group_size}) on fixed test prompts and seeds, base and tuned paired; ± is one standard error.", ""]
+    lines += [f"Raw group score ({TrainConfig().metric}, groups of {TrainConfig().group_size}) on fixed test prompts and seeds, base and tuned paired; ± one standard error.", ""]
     lines += ["| Policy | Training seed | Images | Base | Tuned | Gain | Gain / standard error | Training |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for arm in results.values():
         gain = f"{arm['gain']:+.4f} ± {arm['standard_error']:.4f}"
