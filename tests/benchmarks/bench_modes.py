@@ -11,6 +11,7 @@ constant guidance and spacing says how much there is to gain at all.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -22,7 +23,7 @@ from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.evaluation.generate import base_images, open_backbone, pick_device, weights_digest
 from backend.evaluation.grid_search import ceiling_sentence, grid_search, markdown_grid, paired_gain
-from backend.evaluation.group_score import group_scores, reward_for
+from backend.evaluation.group_score import GROUP, group_scores, reward_for
 from backend.evaluation.protocol import protocol_for
 from tests.benchmarks.common import arm_results, freeze, frozen_facts, machine, machine_line, overridden, parse, run_arms, train_arm, tuned_images, write
 
@@ -99,7 +100,8 @@ def table(folder: Path) -> str:
         raise InputError("no arm is done yet: run the benchmark without --table first")
     any_arm = next(iter(results.values()), grid)
     lines = ["# Sixty episodes of each policy", "", f"Machine: {machine_line(any_arm['machine'])}.", "Command: `python -m tests.benchmarks.bench_modes`.", ""]
-    lines += [f"Raw group score ({TrainConfig().metric}, groups of {TrainConfig().group_size}) on fixed test prompts and seeds, base and tuned paired; ± one standard error.", ""]
+    metric = re.search(r"--metric (\S+)", any_arm["command"])[1] if "command" in any_arm else TrainConfig().metric  # the default of the day it was measured
+    lines += [f"Raw group score ({metric}, groups of {GROUP}) on fixed test prompts and seeds, base and tuned paired; ± is one standard error.", ""]
     lines += ["| Policy | Training seed | Images | Base | Tuned | Gain | Gain / standard error | Training |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for arm in results.values():
         gain = f"{arm['gain']:+.4f} ± {arm['standard_error']:.4f}"
