@@ -3,7 +3,8 @@
 A decoder trained by distances alone answers the mean of all pictures behind a latent, which is blurred. Here a discriminator
 of small patches (Isola et al. 2017, arXiv 1611.07004) compares decoded pictures with renders, as in the autoencoders of latent
 diffusion (Rombach et al. 2022, 2112.10752), with the hinge loss and a penalty of its gradient at renders (Mescheder et al. 2018,
-1801.04406).
+1801.04406). As there, a perceptual distance (Zhang et al. 2018, 1801.03924, on EfficientNet-Lite0) holds decoded renders to their
+renders: what a network sees of texture is neither averaged away nor made up.
 Half of what is decoded are latents that the denoiser drew itself, so that its own blur is met too. The encoder stays as it is,
 and with it every latent that the denoiser has learned.
 """
@@ -24,6 +25,8 @@ from torch import nn
 from backend.base_model.data import Draw, alike
 from backend.base_model.decoder import CROP, LATENT_NOISE, random_crops, reconstruction_loss
 from backend.base_model.progress import restore, save_progress
+from backend.features.efficientnet_lite import lite0
+from backend.rewards.lpips import LITE_BLOCKS, perceptual_rows
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 COARSE = 4  # pixels a side of the means that have to stay as they are
 FINE_WEIGHT = 0.25  # of the plain reconstruction, where there is a picture to reconstruct
 ADVERSARIAL_WEIGHT = 2.0  # norm of the discriminator's gradient by the pictures, against that of the content
+PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
 PENALTY, PENALTY_EVERY = 1.0, 8  # of the discriminator's squared gradient at renders, and the steps between two
 AMPLIFIED = 8.0  # what a small mean leaves of a picture is shown so much larger beside it: blur is told by it alone
 DECAY = 0.998  # of the moving average of the weights that is kept
@@ -52,6 +56,12 @@ class Discriminator(nn.Module):
         """See the class."""
         mean = F.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
         return self.layers(torch.cat([x, AMPLIFIED * (x - mean)], dim=1))
+
+
+def perceptual_distance(trunk: nn.Module, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean perceptual distance between pictures of two sets in their order, [B, 3, h, w] in [-1, 1], at the size that they have."""
+    first, second = (perceptual_rows(trunk(x, LITE_BLOCKS)) for x in (a, b))
+    return (first - second).pow(2).sum(1).mean()
 
 
 def sharpen_decoder(
@@ -99,13 +109,13 @@ def sharpen_decoder(
             latents = model.encoder(known)
             latents = latents + LATENT_NOISE * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
             latents, target = torch.cat([latents, own]), torch.cat([known, plain(own)])
-        content, made = duel.decoder_step(latents, target, len(known))
+        content, unlike, made = duel.decoder_step(latents, target, len(known))
         caught, margin = duel.critic_step(x, made, penalised=step % PENALTY_EVERY == 0)
         duel.follow(step)
-        found = np.array([content, caught, margin])
+        found = np.array([content, unlike, caught, margin])
         means = found if means is None else 0.98 * means + 0.02 * found
         if (step + 1) % 100 == 0:
-            row = dict(zip(("loss", "critic_loss", "margin"), (round(float(v), 5) for v in means), strict=True))
+            row = dict(zip(("loss", "perceptual", "critic_loss", "margin"), (round(float(v), 5) for v in means), strict=True))
             log({"stage": "sharpen", "step": step + 1} | row | {"seconds": round(time.time() - began, 1)})
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_progress(state_file, step + 1, parts)
@@ -119,6 +129,7 @@ class Duel:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.critic = Discriminator().to(device)
+            self.trunk = lite0(device).trunk  # its weights are drawn before they are loaded
         self.decoder, self.average = decoder, copy.deepcopy(decoder).requires_grad_(False)
         self.optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate, betas=(0.5, 0.95))
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2 * learning_rate, betas=(0.5, 0.95))
@@ -127,16 +138,22 @@ class Duel:
         """What has to be saved."""
         return {name: getattr(self, name) for name in ("decoder", "critic", "average", "optimiser", "critic_optimiser")}
 
-    def decoder_step(self, latents: torch.Tensor, target: torch.Tensor, known: int) -> tuple[float, torch.Tensor]:
-        """One step of the decoder; the first `known` targets are renders and held pixel by pixel too. Returns content loss and pictures."""
+    def decoder_step(self, latents: torch.Tensor, target: torch.Tensor, known: int) -> tuple[float, float, torch.Tensor]:
+        """One step of the decoder; the first `known` targets are renders and held pixel by pixel too.
+
+        Returns:
+            Content loss, perceptual distance of the renders, pictures.
+        """
         output = self.decoder(latents)
         seen = output.detach().requires_grad_()
         content = F.l1_loss(F.avg_pool2d(seen, COARSE), F.avg_pool2d(target, COARSE)) + FINE_WEIGHT * reconstruction_loss(seen[:known], target[:known])
         self.critic.requires_grad_(False)
-        wanted, against = (torch.autograd.grad(loss, seen)[0] for loss in (content, -self.critic(seen).mean()))
+        unlike = perceptual_distance(self.trunk, seen[:known], target[:known])
+        wanted, coarse, against = (torch.autograd.grad(loss, seen)[0] for loss in (content, unlike, -self.critic(seen).mean()))
         self.critic.requires_grad_(True)
-        _step(self.optimiser, self.decoder, output, wanted + against * (ADVERSARIAL_WEIGHT * wanted.norm() / (against.norm() + 1e-12)))
-        return content.item(), seen.detach()
+        shares = ((PERCEPTUAL_WEIGHT, coarse), (ADVERSARIAL_WEIGHT, against))
+        _step(self.optimiser, self.decoder, output, wanted + sum(g * (weight * wanted.norm() / (g.norm() + 1e-12)) for weight, g in shares))
+        return content.item(), unlike.item(), seen.detach()
 
     def critic_step(self, x: torch.Tensor, made: torch.Tensor, penalised: bool) -> tuple[float, float]:
         """One step of the discriminator on renders and decoded pictures. Returns its loss and how far it holds them apart."""

@@ -14,7 +14,9 @@ from backend.base_model.data import SIZE
 from backend.base_model.linear_code import build_autoencoder, fit_linear_code
 from backend.base_model.measure import to_tensor
 from backend.base_model.recipe import MODEL, initialisation
-from backend.base_model.sharpen import Discriminator, draw_latents, random_latents, sharpen_decoder
+from backend.base_model.sharpen import Discriminator, draw_latents, perceptual_distance, random_latents, sharpen_decoder
+from backend.features.efficientnet_lite import lite0
+from backend.reference.renderer import render_batch, sample_parameters
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,7 @@ def test_decoder_follows_the_discriminator(images, tmp_path, monkeypatch, weight
     monkeypatch.setattr(sharpen, "Discriminator", Contrast)
     monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", weight)
     monkeypatch.setattr(sharpen, "FINE_WEIGHT", 0.0)  # only the means of 4 pixels are held
+    monkeypatch.setattr(sharpen, "PERCEPTUAL_WEIGHT", 0.0)
     flat = np.full((2, 80, 80, 3), 128, np.uint8)
     model = autoencoder(images)
     x = to_tensor(flat) * 2 - 1
@@ -68,6 +71,35 @@ def test_decoder_follows_the_discriminator(images, tmp_path, monkeypatch, weight
     after, later = contrast_and_error()
     assert least < after / before < most
     assert weight or later < error
+
+
+def test_perceptual_distance_is_the_formula_at_the_size_that_crops_have() -> None:
+    """Zhang et al. 2018, equation 1, written out, on the blocks that the reward LPIPS reads; 72 pixels are not enlarged to 128."""
+    trunk, generator = lite0().trunk, torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 72, 72, generator=generator) * 2 - 1 for _ in range(2))
+    expected = 0.0
+    for x, y in zip(trunk(a, (2, 4, 10)), trunk(b, (2, 4, 10)), strict=True):
+        assert x.shape[-1] in (18, 9, 5)  # strides 4, 8, 16
+        expected += (F.normalize(x, dim=1) - F.normalize(y, dim=1)).pow(2).sum(1).mean()
+    assert float(perceptual_distance(trunk, a, b)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(perceptual_distance(trunk, a, a)) == 0
+
+
+def test_decoder_follows_what_a_network_sees(tmp_path, monkeypatch) -> None:
+    """The shipped decoder, trained on four renders for a dozen steps with and without the perceptual share."""
+    from diffusers import AutoencoderTiny
+
+    rng = np.random.default_rng(3)
+    renders = render_batch([sample_parameters(rng) for _ in range(4)], [1, 2, 3, 4], size=80)
+    x, trunk, unlike = to_tensor(renders) * 2 - 1, lite0().trunk, {}
+    monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", 0.0)
+    for weight in (0.0, 2.0):
+        monkeypatch.setattr(sharpen, "PERCEPTUAL_WEIGHT", weight)
+        model = AutoencoderTiny.from_pretrained(MODEL / "vae", dtype=torch.float32, local_files_only=True)
+        sharpen_decoder(model, renders, model.encoder(x).detach(), 12, tmp_path / f"{weight}.pt", 0, batch=4, learning_rate=3e-4, log=lambda row: None)
+        with torch.inference_mode():
+            unlike[weight] = float(perceptual_distance(trunk, model.decode(model.encode(x).latents).sample, x))
+    assert unlike[2.0] < 0.95 * unlike[0.0], unlike
 
 
 def test_discriminator_tells_blur_from_its_input() -> None:
