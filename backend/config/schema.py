@@ -85,10 +85,10 @@ class TrainConfig(BaseModel):
         "Baseline",
         "twin: each image's credit less that of the image which the policy's mean action draws from the same seed (a second, noise-free rollout); prompt: less the prompt's running mean; auto: twin where sampled credit is all there is.",
     )
-    learning_rate: float = setting(1e-3, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
+    learning_rate: float = setting(1.5e-3, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
     learning_rate_critic: float = setting(1e-3, "PPO", "Critic learning rate", "Adam's step size for the value network.", live=True, gt=0, le=1)
     lr_scheduler: Literal["constant", "linear", "cosine"] = setting(
-        "constant", "PPO", "Learning rate schedule", "Course of both learning rates over the run's episodes: constant, or falling toward zero at its end."
+        "linear", "PPO", "Learning rate schedule", "Course of both learning rates over the run's episodes: constant, or falling toward zero at its end."
     )
     clip_range_nats: float = setting(
         0.0,
@@ -153,7 +153,7 @@ class TrainConfig(BaseModel):
     )
     mmd_weight: float = setting(0.7, "Reward", "MMD share", "Weight of MMD in MMD_MI.", ge=0, le=1)
     mi_weight: float = setting(0.3, "Reward", "MI share", "Weight of MI in MMD_MI.", ge=0, le=1)
-    vendi_weight: float = setting(0.05, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
+    vendi_weight: float = setting(0.02, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
     vendi_order: float = setting(2.0, "Reward", "Vendi order", "Order q of the Vendi score; 1 is the original, 2 is exact and fast.", gt=0, le=64)
     knn_k: int = setting(3, "Reward", "Neighbours", "k of the nearest-neighbour estimates (MI, coverage, precision, novelty).", ge=1, le=50)
     pca_dims: int = setting(32, "Reward", "PCA dimensions", "Dimensions kept for the Fréchet distance; MI takes at most 16 of them.", ge=2, le=64)
