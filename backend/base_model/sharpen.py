@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 COARSE = 4  # pixels a side of the means that have to stay as they are
 FINE_WEIGHT = 0.25  # of the plain reconstruction, where there is a picture to reconstruct
-ADVERSARIAL_WEIGHT = 2.0  # norm of the discriminator's gradient by the pictures, against that of the content
+ADVERSARIAL_WEIGHT = 1.0  # norm of the discriminator's gradient by the pictures, against that of the content
 PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
 PENALTY, PENALTY_EVERY = 1.0, 8  # of the discriminator's squared gradient at renders, and the steps between two
 AMPLIFIED = 8.0  # what a small mean leaves of a picture is shown so much larger beside it: blur is told by it alone
