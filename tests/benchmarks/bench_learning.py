@@ -53,6 +53,7 @@ ABLATIONS = MappingProxyType(
         "gae": {"advantage": "gae"},
         "batch-reward": {"reward_mode": "batch"},
         "window-early": {"window_start": 0},
+        "window-late": {"window_start": 4},
         "window-all": {"window_start": 0, "window_size": 8},
         "no-kl": {"kl_base_coef": 0.0},
         "vendi": {"metric": "VENDI"},
