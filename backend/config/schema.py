@@ -101,6 +101,14 @@ class TrainConfig(BaseModel):
     )
     ppo_epochs: int = setting(1, "PPO", "Epochs", "Passes over each group; 4 as in the original costs 2.6x a rollout instead of 1.4x.", ge=1, le=64)
     minibatches: int = setting(2, "PPO", "Minibatches", "Optimiser steps per epoch; at least 2, or the ratio is always 1 and nothing ever clips.", ge=2, le=256)
+    adam_eps: float = setting(
+        1e-15,
+        "PPO",
+        "Adam's epsilon",
+        "Added to Adam's root mean square of a gradient. Losses are means per action element, so gradients are of size 1e-8: the usual 1e-8 all but freezes most weights.",
+        gt=0,
+        le=1,
+    )
     max_grad_norm: float = setting(0.5, "PPO", "Gradient clipping", "Largest norm of the policy's and the critic's gradient.", gt=0, le=1e6)
     target_kl_nats: float = setting(10.0, "PPO", "KL early stop (nats)", "An update ends early when the exact KL to the old policy per denoising step exceeds this.", gt=0, le=1e6)
     gamma: float = setting(0.99, "PPO", "Discount", "Discount over denoising steps for GAE.", ge=0, le=1)

@@ -33,7 +33,6 @@ from backend.ppo.trpo import TRPO
 from backend.ppo.update import PPO
 
 CRITIC_STREAM, WINDOW_STREAM = 1 << 21, 1 << 22
-ADAM_EPS = 1e-15  # losses are means per action element, so gradients are of size 1e-8: beside the usual 1e-8, Adam would all but freeze most weights
 PULL_LIMIT = 3.0  # of the group's median norm
 KL_BASE_SHRINK = 10.0  # it must be at hand again when the policy leaves the base
 
@@ -53,7 +52,7 @@ class Agent:
             backbone.unet.enable_gradient_checkpointing()
         if config.attention_slicing:
             backbone.unet.set_attention_slice("auto")
-        self.optimiser = torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=ADAM_EPS)
+        self.optimiser = torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=config.adam_eps)
         self.critic = self.critic_optimiser = None
         if config.advantage == "gae":
             generator = torch.Generator().manual_seed(mix(config.seed, CRITIC_STREAM))

@@ -64,6 +64,7 @@ ABLATIONS = MappingProxyType(
         "curriculum": {"curriculum": "diversity_weight"},
         "replay": {"replay_groups": 2},
         "four-epochs": {"ppo_epochs": 4},
+        "usual-epsilon": {"adam_eps": 1e-8},
         "constant-rate": {"lr_scheduler": "constant"},
         "attention-only": {"lora_targets": "attention"},
         "groups-of-4": {"prompts_per_group": 2},

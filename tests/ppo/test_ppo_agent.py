@@ -75,15 +75,16 @@ def test_images_without_advantage_are_not_replayed(bench):
 
 
 def test_the_step_does_not_depend_on_the_size_of_the_gradient(bench):
-    """Losses are means per action element: at the usual epsilon of 1e-8 gradients of that size would be all but frozen."""
-    moved = {}
-    for size in (1e-3, 1e-10):
-        agent = bench(learning_rate=1e-3).agent
-        p = next(iter(agent.policy.trainable().values()))
-        before, p.grad = p.detach().clone(), torch.full_like(p, size)
-        agent.optimiser.step()
-        moved[size] = before - p.detach()
-    assert torch.allclose(moved[1e-10], moved[1e-3], rtol=1e-3)
+    """Losses are means per action element: at the usual epsilon of 1e-8 gradients of that size are all but frozen."""
+    for epsilon, alike in (({}, True), ({"adam_eps": 1e-8}, False)):
+        moved = {}
+        for size in (1e-3, 1e-10):
+            agent = bench(learning_rate=1e-3, **epsilon).agent
+            p = next(iter(agent.policy.trainable().values()))
+            before, p.grad = p.detach().clone(), torch.full_like(p, size)
+            agent.optimiser.step()
+            moved[size] = before - p.detach()
+        assert torch.allclose(moved[1e-10], moved[1e-3], rtol=1e-3) == alike
 
 
 def test_clip_range_is_nats_over_the_action_dimension(bench):
