@@ -100,7 +100,8 @@ def table(folder: Path) -> str:
         raise InputError("no arm is done yet: run the benchmark without --table first")
     any_arm = next(iter(results.values()), grid)
     lines = ["# Sixty episodes of each policy", "", f"Machine: {machine_line(any_arm['machine'])}.", "Command: `python -m tests.benchmarks.bench_modes`.", ""]
-    metric = re.search(r"--metric (\S+)", any_arm["command"])[1] if "command" in any_arm else TrainConfig().metric  # the default of the day it was measured
+    # The arm's own command names its reward: the default may be another by now.
+    metric = re.search(r"--metric (\S+)", any_arm["command"])[1] if "command" in any_arm else TrainConfig().metric
     lines += [f"Raw group score ({metric}, groups of {GROUP}) on fixed test prompts and seeds, base and tuned paired; ± is one standard error.", ""]
     lines += ["| Policy | Training seed | Images | Base | Tuned | Gain | Gain / standard error | Training |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for arm in results.values():
