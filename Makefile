@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: env app test test-all lint bench bench-modes bench-learning base-model reference
+.PHONY: env app test test-all lint bench bench-credit bench-learning base-model reference
 
 env: $(STAMP)
 
@@ -36,9 +36,8 @@ bench: env
 	$(PY) -m tests.benchmarks.bench_rewards
 	$(PY) -m tests.benchmarks.bench_page
 
-bench-modes: env
+bench-credit: env
 	$(PY) -m tests.benchmarks.bench_credit
-	$(PY) -m tests.benchmarks.bench_modes
 
 bench-learning: env
 	$(PY) -m tests.benchmarks.bench_learning

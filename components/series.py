@@ -69,7 +69,7 @@ CHARTS = (
     Chart(
         "clip",
         "Clipped share",
-        "Share of ratios cut by the clip range; always zero would mean the clip never acts.",
+        "Share of ratios beyond the clip range. Sampled credit is cut there; the pathwise gradient holds no ratio, so at share 1 zero is its normal.",
         "share",
         (Trace("clip_fraction_up", "above", 2), Trace("clip_fraction_down", "below", 1, "dash")),
     ),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SMALLEST_SET = 3  # images of which a set metric can tell what one adds
 GROUPS = ["Run", "Sampling", "PPO", "Exploration", "Policy", "Reward", "Reward weights", "Curriculum", "Evaluation", "Checkpoints", "Hardware"]
 
@@ -94,7 +94,7 @@ class TrainConfig(BaseModel):
         0.0,
         "PPO",
         "Clip range (nats)",
-        "PPO clip range of the joint log-ratio; divided by the action's dimension. 0 takes the mode's own (LoRA 1.6, diversity 1.6, scheduler 0.2).",
+        "PPO clip range of the joint log-ratio; divided by the action's dimension. 0 takes the mode's own (LoRA 1.6, diversity 50, scheduler 0.2).",
         live=True,
         ge=0,
         le=1000,
@@ -110,7 +110,14 @@ class TrainConfig(BaseModel):
         le=1,
     )
     max_grad_norm: float = setting(0.5, "PPO", "Gradient clipping", "Largest norm of the policy's and the critic's gradient.", gt=0, le=1e6)
-    target_kl_nats: float = setting(10.0, "PPO", "KL early stop (nats)", "An update ends early when the exact KL to the old policy per denoising step exceeds this.", gt=0, le=1e6)
+    target_kl_nats: float = setting(
+        10.0,
+        "PPO",
+        "KL early stop (nats)",
+        "An update ends early when the exact KL to the old policy per denoising step exceeds this; times 1000 for DIVERSITY_POLICY, whose noise is thirty times narrower.",
+        gt=0,
+        le=1e6,
+    )
     gamma: float = setting(0.99, "PPO", "Discount", "Discount over denoising steps for GAE.", ge=0, le=1)
     gae_lambda: float = setting(0.95, "PPO", "GAE lambda", "Bias-variance trade-off of generalised advantage estimation.", ge=0, le=1)
     vf_coef: float = setting(0.5, "PPO", "Value coefficient", "Weight of the critic's loss.", ge=0, le=100)
@@ -129,7 +136,9 @@ class TrainConfig(BaseModel):
     kl_base_coef: float = setting(
         0.02, "Exploration", "KL to base", "Start value of the penalty that holds the policy near the base model; 0 switches it off.", live=True, ge=0, le=1000
     )
-    kl_base_target_nats: float = setting(20.0, "Exploration", "KL to base, target (nats)", "The penalty's coefficient is adapted toward this KL per denoising step.", gt=0, le=1e6)
+    kl_base_target_nats: float = setting(
+        20.0, "Exploration", "KL to base, target (nats)", "The penalty's coefficient is adapted toward this KL per denoising step (DIVERSITY_POLICY: times 1000).", gt=0, le=1e6
+    )
 
     # Policy
     lora_rank: int = setting(16, "Policy", "LoRA rank", "Rank of the adapters.", ge=1, le=512)
@@ -161,11 +170,19 @@ class TrainConfig(BaseModel):
     )
     mmd_weight: float = setting(0.7, "Reward", "MMD share", "Weight of MMD in MMD_MI.", ge=0, le=1)
     mi_weight: float = setting(0.3, "Reward", "MI share", "Weight of MI in MMD_MI.", ge=0, le=1)
-    vendi_weight: float = setting(0.02, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
+    vendi_weight: float = setting(0.03, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
     vendi_order: float = setting(2.0, "Reward", "Vendi order", "Order q of the Vendi score; 1 is the original, 2 is exact and fast.", gt=0, le=64)
     knn_k: int = setting(3, "Reward", "Neighbours", "k of the nearest-neighbour estimates (MI, coverage, precision, novelty).", ge=1, le=50)
     pca_dims: int = setting(32, "Reward", "PCA dimensions", "Dimensions kept for the Fréchet distance; MI takes at most 16 of them.", ge=2, le=64)
     queue_size: int = setting(512, "Reward", "Feature queue", "Recent images whose features are kept as company for small groups and as FID's and MI's pool.", ge=8, le=65536)
+    company: int = setting(
+        48,
+        "Reward",
+        "Company",
+        "Recent images that join the group where the reward is differentiated: sixteen images alone say little of how varied the policy is.",
+        ge=0,
+        le=65536,
+    )
     normalise_floor: float = setting(1e-3, "Reward", "Normaliser floor", "Smallest running standard deviation a reward component is divided by.", gt=0, le=10)
 
     # Reward weights

@@ -28,11 +28,14 @@ class Policy(nn.Module, ABC):
         default_clip_nats: PPO clip range of the joint log-ratio where the config leaves it to the mode.
         learns_std: whether its spread is learned, so that an entropy target applies.
         base_is_zero: the base model's mean action is zero, so that KL to the base costs nothing.
+        kl_unit: nats that count as one in `target_kl_nats`, `kl_base_target_nats` and `kl_base_coef`. The limits are meant for the
+            diffusion's own noise; a policy that explores with noise narrower by a factor f pays f² times the nats for the same move.
     """
 
     default_clip_nats: float
     learns_std: bool = False
     base_is_zero: bool = True
+    kl_unit: float = 1.0
 
     def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
         super().__init__()

@@ -22,7 +22,8 @@ from backend.policies.spread import LogStd
 INIT_STREAM = 1 << 23
 HIDDEN = 64
 TIME_FEATURES = 16
-GRID = 4  # side of the action: early steps decide composition, and a push of one pixel says nothing about it
+FINENESS = 0.1  # part of tanh's range in one unit of u: noise in every pixel that is as wide as the push itself would spoil the rollouts
+MEAN_GAIN = 10.0  # lets the mean cross its useful range within a hundred updates at the common learning rate
 
 
 class PushNetwork(nn.Module):
@@ -31,13 +32,11 @@ class PushNetwork(nn.Module):
     Args:
         channels: C.
         embed_dim: E.
-        grid: (rows, columns) of the action.
         generator: draws the start values.
     """
 
-    def __init__(self, channels: int, embed_dim: int, grid: tuple[int, int], generator: torch.Generator) -> None:
+    def __init__(self, channels: int, embed_dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.grid = grid
         self.enter = nn.Conv2d(2 * channels, HIDDEN, 3, padding=1)
         self.condition = nn.Linear(embed_dim + TIME_FEATURES, 2 * HIDDEN)
         self.middle = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
@@ -48,49 +47,47 @@ class PushNetwork(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Means [m, C, *grid] of states [m, 2C, H, W], prompt embeddings [m, L, E] and timesteps [m]."""
+        """Means [m, C, H, W] of states [m, 2C, H, W], prompt embeddings [m, L, E] and timesteps [m]."""
         scale, shift = self.condition(torch.cat([pool_text(embeds), time_features(timesteps, TIME_FEATURES)], dim=1))[:, :, None, None].chunk(2, dim=1)
         x = functional.silu(self.enter(state) * (1 + scale) + shift)
-        x = functional.adaptive_avg_pool2d(x, self.grid)
         x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
         return self.leave(functional.silu(self.middle(x)))
 
 
 class DiversityPolicy(Policy):
-    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * upsampled tanh(u), u Gaussian.
+    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * tanh(FINENESS * u), u Gaussian.
 
     The UNet's graph is never built: the states (latents and clean estimate) are recorded, so that replay costs next to nothing.
     Scored is u before the squashing, which is free of parameters and cancels in ratio and KL.
     """
 
-    default_clip_nats = 1.6
+    default_clip_nats = 50.0
     learns_std = True
+    kl_unit = 1000.0  # its noise is thirty times narrower than the diffusion's, so log-ratios are thirtyfold and nats a thousandfold
 
     def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        channels, height, width = backbone.latent_shape
-        self.grid = (min(GRID, height), min(GRID, width))
+        channels = backbone.latent_shape[0]
         generator = torch.Generator().manual_seed(mix(config.seed, INIT_STREAM))
-        self.network = PushNetwork(channels, backbone.null_embedding.shape[-1], self.grid, generator)
+        self.network = PushNetwork(channels, backbone.null_embedding.shape[-1], generator)
         self.spread = LogStd(config, (1, channels, 1, 1))
         self.to(backbone.device)
 
     @property
     def action_dimension(self) -> int:
-        """Elements of u: C times the grid's cells."""
-        return self.backbone.latent_shape[0] * math.prod(self.grid)
+        """Elements of u: one for each of the latents."""
+        return math.prod(self.backbone.latent_shape)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The network's and the spread's parameters."""
         return dict(self.named_parameters())
 
     def push(self, u: torch.Tensor) -> torch.Tensor:
-        """What is added to the latents [m, C, H, W] for u [m, C, *grid]; nowhere larger than `perturbation_scale`."""
-        _, height, width = self.backbone.latent_shape
-        return self.config.perturbation_scale * functional.interpolate(u.tanh(), size=(height, width), mode="bilinear", align_corners=False)
+        """What is added to the latents for u [m, C, H, W]; nowhere larger than `perturbation_scale`."""
+        return self.config.perturbation_scale * torch.tanh(FINENESS * u)
 
     def _gaussian(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> Gaussian:
-        mean = self.network(state, embeds, timesteps)
+        mean = MEAN_GAIN * self.network(state, embeds, timesteps)
         return Gaussian(mean, self.spread().expand(len(mean), -1, -1, -1))
 
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:

@@ -210,9 +210,9 @@ class Agent:
     def _settings(self, images: int) -> Settings:
         c = self.config
         return Settings(
-            clip_range=self.clip_range, target_kl=c.target_kl_nats, epochs=c.ppo_epochs, minibatches=c.minibatches, micro_batch=c.micro_batch or -(-images // c.minibatches),
-            max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value, entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value,
-            pathwise=c.pathwise_share,
+            clip_range=self.clip_range, target_kl=c.target_kl_nats * self.policy.kl_unit, epochs=c.ppo_epochs, minibatches=c.minibatches,
+            micro_batch=c.micro_batch or -(-images // c.minibatches), max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value,
+            entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value / self.policy.kl_unit, pathwise=c.pathwise_share,
         )  # fmt: skip
 
     def pulls(self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None = None) -> torch.Tensor:
@@ -253,7 +253,7 @@ class Agent:
             if self.policy.learns_std:
                 self.entropy_coef.adapt(self.config.entropy_target - stats.entropy)
             if self.kl_base_coef.value:
-                self.kl_base_coef.adapt(stats.kl_base / self.config.kl_base_target_nats - 1)
+                self.kl_base_coef.adapt(stats.kl_base / (self.config.kl_base_target_nats * self.policy.kl_unit) - 1)
         if bool(group.advantages.any()):
             self.memory.push(group)
 

@@ -163,7 +163,8 @@ class RewardFunction:
         if len(batch) < metric.minimum:
             return torch.zeros((), dtype=torch.float64)
         credit = metric.evaluate(batch).credit * len(batch) if self.normalisers[part.key].groups == 0 else torch.zeros(1)
-        return metric.set_value(batch.features) * len(batch) / self.normalisers[part.key].scale(credit)
+        features = torch.cat([self.spaces[part.extractor].context.queue.recent(self.config.company), batch.features])
+        return metric.set_value(features) * len(features) / self.normalisers[part.key].scale(credit)
 
     def _share(self, part: Part) -> float:
         """The part's weight in the ensemble; shares add to 1."""

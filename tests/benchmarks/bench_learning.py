@@ -4,8 +4,8 @@
     python -m tests.benchmarks.bench_learning --arm LORA_UNET:0     # one arm
     python -m tests.benchmarks.bench_learning --table               # the tables from what is done
 
-Policies train 200 episodes on 3 seeds; base and tuned model then draw 1,024 images each of the test prompts at the same
-seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY); `trivial` lets the judges choose the
+Policies train 200 episodes on 3 seeds (SCHEDULER_POLICY, which has few degrees of freedom, 100); base and tuned model then
+draw 1,024 images each of the test prompts at the same seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY); `trivial` lets the judges choose the
 best constant guidance under the same guards; `attainable` is what a perfect denoiser would close, for the autoencoder
 loses the rest. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
 default reward, whatever they were trained on.
@@ -34,17 +34,17 @@ from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.runs import Run
 from tests.benchmarks.common import freeze, frozen_facts, machine, overridden, parse, run_arms, train_arm, tuned_images
-from tests.benchmarks.learning_tables import write_tables
+from tests.benchmarks.learning_tables import LEARNED_BY, MODES, write_tables
 
-MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
 SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
-EPISODES, ABLATION_EPISODES = 200, 60
+EPISODES = MappingProxyType({"LORA_UNET": 200, "DIVERSITY_POLICY": 200, "SCHEDULER_POLICY": 100})
+ABLATION_EPISODES = 60
 IMAGES, SCORED, ABLATION_IMAGES, GRID_IMAGES = 1024, 256, 256, 128
-LEARNED_BY = 50  # the original's policies were flat from here on
 TRIVIAL = (3.0, 6.0, 9.0, 10.5, 12.0, 15.0)  # below 7.5 the embedded model blurs, and judges find less variety: both sides are searched
 ABLATIONS = MappingProxyType(
     {
         "default": {},
+        "alone": {"company": 0},
         "mixed": {"pathwise": 0.95},
         "sampled-credit": {"pathwise": 0.0},
         "prompt-baseline": {"pathwise": 0.0, "baseline": "prompt"},
@@ -80,7 +80,7 @@ def arm_config(arm: str, settings: list[str]) -> TrainConfig:
     name, _, seed = arm.partition(":")
     quiet = {"eval_images": 0, "sample_every": 20}
     if name in MODES:
-        return overridden(TrainConfig(mode=name, seed=int(seed), episodes=EPISODES, **quiet), settings)
+        return overridden(TrainConfig(mode=name, seed=int(seed), episodes=EPISODES[name], **quiet), settings)
     changes = ABLATIONS.get(name, {})
     return overridden(TrainConfig(seed=int(seed or 0), episodes=ABLATION_EPISODES, probe_every=0, **quiet, **changes), settings)
 
@@ -146,10 +146,9 @@ def judge_base(config: TrainConfig, chosen: Namespace, images: int | None = None
 def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One training run, its raw gain, and what the judges say."""
     config = arm_config(arm, chosen.set)
-    main = config.episodes == EPISODES or arm in MAIN
     frozen_base(config, chosen)  # before an hour of training, not after it
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
-    base = judge_base(config, chosen, None if main else min(ABLATION_IMAGES, chosen.images))
+    base = judge_base(config, chosen, None if arm in MAIN else min(ABLATION_IMAGES, chosen.images))
     tuned = tuned_images(config, run, base.protocol, base.model, chosen.device)
     verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
     facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": base.protocol.images, **curve_facts(run)}
@@ -161,7 +160,7 @@ def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: n
     """Paired gain of the default reward's raw group score on the first 256 images."""
     reward = reward_for(scored_by(config, chosen.set), pick_device(chosen.device))
     before, after = (group_scores(reward, images[:SCORED], protocol.captions[:SCORED]) for images in (base, tuned))
-    return {"base": float(before.mean()), "tuned": float(after.mean()), **paired_gain(after, before)}
+    return {"base": float(before.mean()), "tuned": float(after.mean()), **paired_gain(after, before), "gains": (after - before).tolist()}
 
 
 def report(what: str, share: float) -> None:

@@ -25,7 +25,7 @@ def slope_along(function, pictures, words, change, size):
     "settings", [{"metric": "MMD"}, {"metric": "VENDI"}, {"metric": "VENDI", "vendi_order": 1.0}, {"metric": "MMD_VENDI"}, {"metric": "DPP"}, {"ensemble": "MMD=2, VENDI=1"}]
 )
 def test_the_image_gradient_is_the_slope_of_the_reward(settings, renders, with_attributes, images):
-    function = make(renders, base=images[0][12:], adherence_weight=0.2, **settings)
+    function = make(renders, base=images[0][12:], adherence_weight=0.2, company=0, **settings)
     pictures, words = images[0][:8], images[1][:8]
     for start in (0, 8):
         call(function, images[0][start : start + 8], images[1][start : start + 8])  # the normalisers are warm
@@ -36,7 +36,7 @@ def test_the_image_gradient_is_the_slope_of_the_reward(settings, renders, with_a
 
 
 def test_the_first_groups_image_gradient_is_in_units_of_its_own_credit(renders, images):
-    function = make(renders, use_bonuses=False)
+    function = make(renders, use_bonuses=False, company=0)
     pictures, words = images[0][:8], images[1][:8]
     found = function.image_gradient(pictures, words, torch.arange(8))
     change = found / found.norm()
@@ -44,6 +44,23 @@ def test_the_first_groups_image_gradient_is_in_units_of_its_own_credit(renders, 
     spread = float((function.metrics[0].evaluate(function._batches(pictures, words, torch.arange(8))[0]["efficientnet_lite0"]).credit * 8).std(correction=0))
     gain = (function.score_set(pictures + 0.02 * change, words) - function.score_set(pictures - 0.02 * change, words)) / 0.04 * 8 / spread
     assert gain == pytest.approx(float((found * change).sum()), rel=0.08)
+
+
+@pytest.mark.parametrize("metric", ["MMD", "VENDI", "MMD_VENDI", "DPP"])
+def test_recent_images_join_the_set_that_is_differentiated(renders, images, metric):
+    """The derivative is that of the score of company and group together, times their number; company itself stays as it is."""
+    function = make(renders, use_bonuses=False, metric=metric, company=5)
+    pictures, words, index = images[0][:6], images[1][:6], torch.arange(6)
+    call(function, images[0][6:12], images[1][6:12])
+    found = function.image_gradient(pictures, words, index)
+    change = found / found.norm()
+    company = function.spaces["efficientnet_lite0"].context.queue.rows[-5:]
+
+    def score(size: float) -> float:
+        rows = function._batches(pictures + size * change, words, index)[0]["efficientnet_lite0"].features
+        return function.metrics[0].set_score(torch.cat([company, rows])) * 11 / function.normalisers[function.parts[0].key].scale(torch.zeros(1))
+
+    assert (score(0.02) - score(-0.02)) / 0.04 == pytest.approx(float((found * change).sum()), rel=0.08)
 
 
 def test_an_image_gradient_remembers_nothing_and_survives_damage(renders, images):

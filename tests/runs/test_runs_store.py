@@ -172,4 +172,6 @@ def test_a_run_of_an_earlier_schema_keeps_the_defaults_of_its_time(tmp_path):
     earlier = make_config(read_config_file(config))
     assert earlier.metric == "MMD" and earlier.pathwise == 0.95 < TrainConfig().pathwise
     assert (earlier.adam_eps, earlier.lr_scheduler, earlier.learning_rate, earlier.vendi_weight) == (1e-8, "constant", 1e-3, 0.1)
-    assert TrainConfig().schema_version > 3
+    config.write_text(json.dumps({"schema_version": 4}), encoding="utf-8")
+    assert make_config(read_config_file(config)).company == earlier.company == 0 < TrainConfig().company
+    assert TrainConfig().schema_version > 4
