@@ -52,18 +52,6 @@ class Host:
         with self._condition:
             return ([self._active[0]] if self._active else []) + self._waiting
 
-    def warm_up(self) -> None:
-        """Import what training needs in the background, so that the first run begins some seconds sooner."""
-
-        def heavy() -> None:
-            import diffusers  # noqa: F401
-            import peft  # noqa: F401
-            import transformers  # noqa: F401
-
-            import backend.training.trainer  # noqa: F401
-
-        threading.Thread(target=heavy, name="warm-up", daemon=True).start()
-
     def waiting(self) -> list[str]:
         """Runs that wait, in order."""
         with self._condition:

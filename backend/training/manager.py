@@ -293,10 +293,6 @@ class Manager:
         """
         return self.host.device(name, timeout)
 
-    def warm_up(self) -> None:
-        """Import what training needs in the background: call it once the page is served."""
-        self.host.warm_up()
-
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing trains or waits here; whether that was reached."""
         return self.host.wait_until_idle(timeout)

@@ -42,9 +42,9 @@ began = time.monotonic()
 from backend.config import load_preset
 from backend.runs import RunStore
 from backend.training.manager import Manager
-from components.context import import_trainer
+from components.context import load_once
 manager = Manager(RunStore(sys.argv[1]))
-import_trainer()
+load_once()
 values = {**load_preset(sys.argv[2])["values"], "episodes": int(sys.argv[3]) + 1, "eval_images": 0, **json.loads(sys.argv[4])}
 clicked = time.monotonic()
 ticket = manager.start(values)
