@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.config import TrainConfig, field_meta, field_names, make_config
+from backend.config import field_meta, field_names, make_config
 from backend.config.load import environment_values
 from backend.errors import InputError
 from backend.runs import Run, RunStore
@@ -26,12 +26,13 @@ DEMO_RUNS = ROOT / "assets" / "demo_runs"
 LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
 
 
-def load_once() -> None:
-    """Load what a first training needs and let go of it: libraries import most of themselves on first use, and files are at hand afterwards."""
-    from backend.training import trainer
+TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.rewards.composition")
 
-    with suppress(InputError):  # what is missing is said where somebody asks for it
-        trainer.build_session(TrainConfig(device="cpu")).make_reward(None)
+
+def import_trainer() -> None:
+    """Import what a first training needs, which takes seconds: the page does it while its form is read."""
+    for name in TRAINER:
+        importlib.import_module(name)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int | None) -> int | None:
@@ -165,12 +166,12 @@ class PageContext:
             return self._feeds[key]
 
     def warm_up(self, after: float = 2.0) -> None:
-        """Load what the trainer needs once, in the background, while the first visitor still looks around: the first Start is sooner."""
+        """Import the trainer's libraries once, in the background, while the first visitor still looks around: the first Start is sooner."""
         with self._lock:
             if self._warm:
                 return
             self._warm = True
-        timer = threading.Timer(after, load_once)
+        timer = threading.Timer(after, import_trainer)
         timer.daemon = True
         timer.start()
 

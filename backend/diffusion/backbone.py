@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from backend.diffusion.schedule import Schedule, stock_schedule
 from backend.errors import InputError
 
+LOADING = threading.Lock()  # while it loads, the library swaps functions of torch for the whole process: two at once would meet weightless tensors
 ENCODE_CHUNK = 64
 DECODE_CHUNK, DECODE_CHUNK_CPU = 32, 4  # on a CPU the decoder's maps of few images stay in its cache: measured nearly twice as fast as 16
 
@@ -109,7 +111,8 @@ def load_backbone(path_or_id: str | Path, device: torch.device | str = "cpu", dt
     from diffusers import StableDiffusionPipeline
 
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(str(path_or_id), **kwargs)
+        with LOADING:
+            pipe = StableDiffusionPipeline.from_pretrained(str(path_or_id), **kwargs)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"base_model {str(path_or_id)!r} cannot be loaded ({reason}): give a complete diffusers pipeline with safetensors weights", field="base_model") from error

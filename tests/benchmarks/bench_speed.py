@@ -42,9 +42,9 @@ began = time.monotonic()
 from backend.config import load_preset
 from backend.runs import RunStore
 from backend.training.manager import Manager
-from components.context import load_once
+from components.context import import_trainer
 manager = Manager(RunStore(sys.argv[1]))
-load_once()
+import_trainer()
 values = {**load_preset(sys.argv[2])["values"], "episodes": int(sys.argv[3]) + 1, "eval_images": 0, **json.loads(sys.argv[4])}
 clicked = time.monotonic()
 ticket = manager.start(values)
