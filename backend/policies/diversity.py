@@ -41,17 +41,17 @@ class PushNetwork(nn.Module):
         self.condition = nn.Linear(embed_dim + TIME_FEATURES, 2 * HIDDEN)
         self.middle = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
         self.whole = nn.Linear(HIDDEN, HIDDEN)
-        self.leave = nn.Conv2d(HIDDEN, channels, 1)
+        self.push = nn.Conv2d(HIDDEN, channels, 1)  # not named as in the policy that pushed blocks: its weights have these shapes and another meaning
         initialise(self, generator)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        nn.init.zeros_(self.push.weight)
+        nn.init.zeros_(self.push.bias)
 
     def forward(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Means [m, C, H, W] of states [m, 2C, H, W], prompt embeddings [m, L, E] and timesteps [m]."""
         scale, shift = self.condition(torch.cat([pool_text(embeds), time_features(timesteps, TIME_FEATURES)], dim=1))[:, :, None, None].chunk(2, dim=1)
         x = functional.silu(self.enter(state) * (1 + scale) + shift)
         x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
-        return self.leave(functional.silu(self.middle(x)))
+        return self.push(functional.silu(self.middle(x)))
 
 
 class DiversityPolicy(Policy):
