@@ -26,13 +26,16 @@ DEMO_RUNS = ROOT / "assets" / "demo_runs"
 LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
 
 
-TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.rewards.composition")
+TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.ppo.agent", "backend.rewards.composition")
+PIPELINE = ("StableDiffusionPipeline", "UNet2DConditionModel", "AutoencoderTiny", "DDIMScheduler")  # of diffusers, which imports each when its name is first asked for
 
 
 def import_trainer() -> None:
     """Import what a first training needs, which takes seconds: the page does it while its form is read."""
     for name in TRAINER:
         importlib.import_module(name)
+    for name in PIPELINE:
+        getattr(importlib.import_module("diffusers"), name)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int | None) -> int | None:

@@ -262,7 +262,7 @@ class TrainConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _window_fits(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         last = self.num_inference_steps - 2
         if self.window_start + self.window_size > last:
             raise ValueError(
@@ -271,4 +271,6 @@ class TrainConfig(BaseModel):
             )
         if self.minibatches > self.group_size:
             raise ValueError(f"minibatches {self.minibatches} is more than the {self.group_size} images of a group: lower it or raise prompts_per_group")
+        if self.company > self.queue_size and self.pathwise_share:
+            raise ValueError(f"company {self.company} is more than the {self.queue_size} images of the feature queue that it is taken from: lower it or raise queue_size")
         return self

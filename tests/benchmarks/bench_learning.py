@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.analysis.convergence import slope_interval, trend
+from backend.analysis.convergence import trend
 from backend.analysis.series import columns
 from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
@@ -34,7 +34,7 @@ from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.runs import Run
 from tests.benchmarks.common import freeze, frozen_facts, machine, overridden, parse, run_arms, train_arm, tuned_images
-from tests.benchmarks.learning_tables import LEARNED_BY, MODES, write_tables
+from tests.benchmarks.learning_tables import MODES, late_slope, write_tables
 
 SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
 EPISODES = MappingProxyType({"LORA_UNET": 200, "DIVERSITY_POLICY": 200, "SCHEDULER_POLICY": 100})
@@ -94,11 +94,9 @@ def curve_facts(run: Run) -> dict[str, Any]:
     """How the score rose: slope after episode 50 with its interval, last state, seconds."""
     data = columns(run, "policy_updates", ["batch_score", "time_per_episode"])
     score, times = data["batch_score"], data["time_per_episode"]
-    slope, low, high = slope_interval(score[LEARNED_BY:])
-    after = {"slope": slope, "low": low if np.isfinite(low) else None, "high": high if np.isfinite(high) else None}
     return {
         "episodes": len(score),
-        "after_50": after,
+        "after_50": late_slope(score),
         "state": trend(score).state,
         "minutes": float(np.nansum(times) / 60),
         "seconds_per_episode": float(np.nanmedian(times)),

@@ -39,6 +39,17 @@ def row_of(verdict: Mapping[str, Any], begins: str) -> dict[str, Any]:
     return next((row for row in verdict["table"] if row["measure"].startswith(begins)), {"estimate": None, "low": None, "high": None, "base": None, "tuned": None})
 
 
+def late_slope(curve: Sequence[float]) -> dict[str, float | None]:
+    """Rise of a score per episode after episode 50 with its 95 % interval, None where there are too few episodes for one."""
+    slope, low, high = slope_interval(curve[LEARNED_BY:])
+    return {"slope": slope, "low": low if np.isfinite(low) else None, "high": high if np.isfinite(high) else None}
+
+
+def rise(found: Mapping[str, float | None]) -> str:
+    """A slope with its interval, per hundred episodes."""
+    return between({**found, "estimate": found["slope"]}, 100)
+
+
 def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     """One line per training run of the policies."""
     head = [
@@ -60,8 +71,7 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     for arm in (results[name] for name in results if results[name].get("name") in MODES):
         verdict, raw = arm["verdict"], arm["raw"]
         adherence = between(verdict["adherence"]["relative"], 100, " %") if verdict["adherence"].get("relative") else "–"
-        rise = arm["after_50"] | {"estimate": arm["after_50"]["slope"]}
-        cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", between(rise, 100), arm["state"]]
+        cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", rise(arm["after_50"]), arm["state"]]
         why = [between(row_of(verdict, begins), 100, " %") for begins in ("… readings follow", "… readings vary")]
         cells += [between(verdict["gap"].get("lite2"), 100, " %"), between(row_of(verdict, "Precision")), adherence, *why, f"{arm['minutes']:.0f} min"]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
@@ -83,9 +93,7 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
         spread = between(seed_interval(single).to_dict(), 100, " %") if len(single) > 1 and None not in single else "–"
         kept = "yes" if verdict["guards"]["passed"] else "no"
         guarded = [between(row_of(verdict, "Precision")), between(verdict["adherence"]["relative"], 100, " %")]
-        slope, low, high = slope_interval(np.mean([arm["curve"] for arm in runs], axis=0)[LEARNED_BY:])
-        rise = between({"estimate": slope, "low": low, "high": high}, 100)
-        lines.append(f"| {mode} | {' | '.join([*gaps, spread, *guarded, kept, rise])} |")
+        lines.append(f"| {mode} | {' | '.join([*gaps, spread, *guarded, kept, rise(late_slope(np.mean([arm['curve'] for arm in runs], axis=0)))])} |")
     if trivial is not None:
         best = trivial["best"]
         what = f"constant guidance {best['guidance']:g}" if best else "constant guidance (none keeps the guards)"

@@ -58,6 +58,7 @@ def test_validator_answers_in_the_order_of_the_inputs(context: PageContext) -> N
         ("learning_rate", float("nan")),
         ("window_size", 9),
         ("minibatches", 10_000),
+        ("company", 513),
         ("mode", "NONE"),
         ("base_model", "/etc"),
     ],
@@ -67,6 +68,11 @@ def test_bad_values_are_refused_at_their_field(context: PageContext, name: str, 
     assert len(problems) == 1
     blamed = next(iter(problems)) or form._blamed(next(iter(problems.values())))
     assert blamed == ("window_start" if name == "window_size" else name)
+
+
+def test_company_that_no_metric_asks_for_is_no_fault(context: PageContext) -> None:
+    values = {**context.default_values(), "company": 513}
+    assert not form.refusals({**values, "metric": "COVERAGE"}, context) and not form.refusals({**values, "queue_size": 513}, context)
 
 
 def test_every_bad_value_is_refused_at_its_own_field(context: PageContext) -> None:

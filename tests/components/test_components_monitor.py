@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +116,16 @@ def test_new_rows_and_a_new_attempt_are_noticed(context: PageContext) -> None:
     set_status(run, attempt=1)
     _, sent = look(monitor, view, seen)
     assert sent["charts"]["charts"]["reward"]["points"] == 5, "after a resume the curve must be read again from its beginning"
+
+
+def test_the_warm_up_leaves_hardly_an_import_to_the_first_start():
+    """The libraries import a pipeline's classes when their names are asked for: two thousand modules, which took most of the first Start."""
+    script = (
+        "import sys; from components.context import import_trainer; import_trainer(); before = set(sys.modules);"
+        "from backend.diffusion.backbone import load_backbone; load_backbone('assets/models/crater-tiny'); print(len(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 100
 
 
 def test_a_half_written_line_is_left_for_later(context: PageContext) -> None:

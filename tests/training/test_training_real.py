@@ -17,7 +17,7 @@ MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
 def config(folder, **values) -> TrainConfig:
     small = {
         "base_model": str(folder), "episodes": 4, "prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 5, "window_start": 0, "window_size": 2, "lora_rank": 2,
-        "save_every": 2, "sample_every": 4, "probe_every": 2, "probe_images": 2, "eval_images": 0, "threads": 1, "device": "cpu", "queue_size": 16,
+        "save_every": 2, "sample_every": 4, "probe_every": 2, "probe_images": 2, "eval_images": 0, "threads": 1, "device": "cpu", "queue_size": 16, "company": 16,
     }  # fmt: skip
     return TrainConfig(**{**small, **values})
 
