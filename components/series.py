@@ -55,7 +55,7 @@ CHARTS = (
     Chart(
         "loss",
         "Losses",
-        "Policy surrogate, critic and entropy terms of each update.",
+        "Surrogate on sampled credit (whatever its share in the update), critic and entropy term.",
         "loss",
         (Trace("actor_loss", "policy", 2), Trace("critic_loss", "critic", 1, "dash"), Trace("entropy_loss", "entropy", 3, "dot")),
     ),

@@ -173,7 +173,7 @@ class TrainConfig(BaseModel):
     vendi_weight: float = setting(0.03, "Reward", "Vendi share", "Weight of the Vendi score over the number of images beside MMD in MMD_VENDI.", ge=0, le=100)
     vendi_order: float = setting(2.0, "Reward", "Vendi order", "Order q of the Vendi score; 1 is the original, 2 is exact and fast.", gt=0, le=64)
     knn_k: int = setting(3, "Reward", "Neighbours", "k of the nearest-neighbour estimates (MI, coverage, precision, novelty).", ge=1, le=50)
-    pca_dims: int = setting(32, "Reward", "PCA dimensions", "Dimensions kept for the Fréchet distance; MI takes at most 16 of them.", ge=2, le=64)
+    pca_dims: int = setting(32, "Reward", "PCA dimensions", "Dimensions kept for the Fréchet distance; MI takes at most 8 of them.", ge=2, le=64)
     queue_size: int = setting(512, "Reward", "Feature queue", "Recent images whose features are kept as company for small groups and as FID's and MI's pool.", ge=8, le=65536)
     company: int = setting(
         48,
@@ -224,7 +224,9 @@ class TrainConfig(BaseModel):
     device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "Hardware", "Precision", "Weights of the frozen base; latents and log-probs are fp32 always.")
     threads: int = setting(0, "Hardware", "CPU threads", "Torch threads; 0 takes all cores. Recorded, since results depend on it in the last bit.", ge=0, le=1024)
-    micro_batch: int = setting(0, "Hardware", "Micro-batch", "Images replayed at once; 0 takes a whole minibatch. Smaller needs less memory.", ge=0, le=4096)
+    micro_batch: int = setting(
+        0, "Hardware", "Micro-batch", "(Image, step) pairs replayed at once; 0 takes as many as a minibatch has images. Smaller needs less memory.", ge=0, le=4096
+    )
     gradient_checkpointing: bool = setting(False, "Hardware", "Gradient checkpointing", "Recompute activations in the backward pass: less memory, a third slower.")
     attention_slicing: bool = setting(False, "Hardware", "Attention slicing", "Compute attention in slices: less memory, slower.")
     clear_cache_every: int = setting(10, "Hardware", "Clear cache every", "Episodes between releases of the accelerator's cached memory; 0 never.", ge=0, le=1_000_000)
@@ -269,7 +271,7 @@ class TrainConfig(BaseModel):
                 f"window_start {self.window_start} + window_size {self.window_size} is beyond step {last}: the last two of "
                 f"{self.num_inference_steps} steps are never trained; lower window_start or window_size, or raise num_inference_steps"
             )
-        if self.minibatches > self.group_size:
+        if self.minibatches > max(2, self.group_size):  # a group of one image is one minibatch
             raise ValueError(f"minibatches {self.minibatches} is more than the {self.group_size} images of a group: lower it or raise prompts_per_group")
         if self.company > self.queue_size and self.pathwise_share:
             raise ValueError(f"company {self.company} is more than the {self.queue_size} images of the feature queue that it is taken from: lower it or raise queue_size")

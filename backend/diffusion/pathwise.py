@@ -7,6 +7,7 @@ so that never more than one step's activations of one micro-batch are held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -69,9 +70,17 @@ def noise_gradient(backbone: Backbone, policy: Any, trajectory: Trajectory, imag
         Stopped: the callback said so.
     """
     parts = torch.arange(len(trajectory)).split(micro_batch)
+    scale = _power_of_two(image_gradient)
+    scaled = image_gradient * scale
     with frozen(policy.trainable().values()), torch.enable_grad():
-        rows = [_walk_back(backbone, policy, trajectory.slice(index), image_gradient[index].to(backbone.device), should_stop) for index in parts]
-    return torch.cat(rows, dim=1)
+        rows = [_walk_back(backbone, policy, trajectory.slice(index), scaled[index].to(backbone.device), should_stop) for index in parts]
+    return torch.cat(rows, dim=1) / scale
+
+
+def _power_of_two(gradient: torch.Tensor) -> float:
+    """What brings the largest finite element near 1, where half precision neither underflows nor overflows; exact, so that float32 is left as it is."""
+    largest = float(torch.where(gradient.isfinite(), gradient, 0.0).abs().max()) if gradient.numel() else 0.0
+    return 2.0 ** -round(math.log2(largest)) if largest > 0 else 1.0
 
 
 def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient: torch.Tensor, should_stop: ShouldStop | None) -> torch.Tensor:

@@ -194,14 +194,16 @@ class Agent:
         stats.sample_diversity = sample_diversity(trajectory.final_latents)
         group = Batch.of(trajectory, credit)
         settings = self._settings(len(trajectory))
-        if image_gradient is not None and not credit.degenerate:
-            group.transitions.pull = self.pulls(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
+        if image_gradient is not None:
+            stats.skipped_nonfinite = float(self._add_pulls(group, trajectory, image_gradient, credit, settings, should_stop))
         if self.kl_base_coef.value and not self.policy.base_is_zero and bool(credit.advantages.any()):
             self._add_base_means(group, trajectory, settings, generator, should_stop)
         batch = Batch.join([group, *self.memory.recall(self.backbone.device)])
         trainer = self.trpo if self.config.algorithm == "TRPO" else self.ppo
         tally = trainer.run(batch, settings, generator, should_stop)
         fill_stats(stats, tally, settings, self.policy.action_dimension)
+        if not self.policy.learns_std:
+            stats.entropy_loss = 0.0
         self._after(stats, group, tally.steps)
         if baseline is not None:
             stats.explained_variance = explained_variance(baseline.to(total_reward), total_reward)
@@ -215,19 +217,32 @@ class Agent:
             entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value / self.policy.kl_unit, pathwise=c.pathwise_share,
         )  # fmt: skip
 
-    def pulls(self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None = None) -> torch.Tensor:
-        """Derivative of the advantage by each recorded action, in the order of `Batch.of` [m, ...].
+    def _add_pulls(self, group: Batch, trajectory: Trajectory, image_gradient: torch.Tensor, credit: Credit, settings: Settings, should_stop: ShouldStop | None) -> bool:
+        """Give a group its pathwise gradient and leave out images that have none which is finite; True where any image was left out for a number that is not."""
+        if credit.degenerate:
+            group.transitions.pull = torch.zeros_like(group.transitions.action)  # not None: remembered groups beside it keep theirs
+            return credit.nonfinite > 0
+        group.transitions.pull, broken = self.pulls(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
+        group.advantages = torch.where(broken.to(group.image.device)[group.image], 0.0, group.advantages)
+        return credit.nonfinite > 0 or bool(broken.any())
 
-        The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median.
+    def pulls(
+        self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Derivative of the advantage by each recorded action, in the order of `Batch.of` [m, ...], and which images have none that is finite [B] bool.
+
+        The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median. Pulls of a
+        broken image are zero.
         """
         mine = self.ranks.share(len(trajectory)).to(image_gradient.device)
         part = noise_gradient(self.backbone, self.policy, trajectory.slice(mine), image_gradient[mine], micro_batch, should_stop) if len(mine) else None
         found = self.ranks.join(part, 1).to(trajectory.actions.device).flatten(2)
-        found = torch.where(found.isfinite().all(2, keepdim=True), found, 0.0)
+        broken = ~found.isfinite().all(2).all(0)
+        found = torch.where(broken[None, :, None], 0.0, found)
         norms = found.norm(dim=2, keepdim=True)
         limit = PULL_LIMIT * norms.median(1, keepdim=True).values
         pull = found * ((limit / norms.clamp_min(1e-30)).clamp_max(1.0) / scale)
-        return (pull.view_as(trajectory.actions) * torch.exp(-trajectory.log_stds)).transpose(0, 1).flatten(0, 1)
+        return (pull.view_as(trajectory.actions) * torch.exp(-trajectory.log_stds)).transpose(0, 1).flatten(0, 1), broken
 
     def _add_base_means(self, group: Batch, trajectory: Trajectory, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None) -> None:
         """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""

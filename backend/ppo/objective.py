@@ -75,7 +75,8 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
 
     Clipped surrogate, minus the entropy bonus of a learned spread, plus the penalty on KL to the base where base means are known.
     Where the pairs carry pulls, surrogate and pathwise term are mixed. Both estimate the gradient of the same expected reward
-    without bias, and so does every mixture of them (as in PIPPS: Parmas et al. 2018, arXiv 1902.01240).
+    without bias, and so does every mixture of them (as in PIPPS: Parmas et al. 2018, arXiv 1902.01240). A replayed pair keeps the
+    pull of its own rollout, as it keeps its advantage: a first-order estimate at a policy near by, and left out where that is too far.
     """
     t = chunk.transitions
     log_prob, entropy, distribution = policy.evaluate(t)
@@ -88,7 +89,7 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     kl = distribution.kl_from(t.mean, t.log_std)
     loss = (1 - share) * surrogate.sum()
     if share:
-        loss = loss - share * torch.where(chunk.fresh, pathwise_gain(distribution, t), 0.0).sum()
+        loss = loss - share * torch.where(stale, 0.0, pathwise_gain(distribution, t)).sum()
     if policy.learns_std and settings.entropy_coef:
         loss = loss - settings.entropy_coef * entropy.sum()
     base, known = (torch.zeros_like(t.mean), torch.ones_like(chunk.fresh)) if policy.base_is_zero else (t.base_mean, t.base_known)

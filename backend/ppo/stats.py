@@ -11,7 +11,8 @@ import torch
 class UpdateStats:
     """Figures of one update; all floats, none NaN.
 
-    Losses are means over (image, step) pairs. `entropy` is per action element in nats above a unit Gaussian; `kl_divergence` (exact, to the
+    Losses are means over (image, step) pairs; `actor_loss` is the surrogate on sampled credit, whatever its share in the update.
+    `entropy` is per action element in nats above a unit Gaussian; `kl_divergence` (exact, to the
     policy that sampled) and `kl_base` (to the base model) are in joint nats per denoising step; ratios are per action element, as in the loss.
     `clip_fraction_up` / `_down`: share of pairs beyond 1+eps / below 1-eps. `gradient_noise_scale`: McCandlish et al. 2018 (1812.06162), images.
     `sample_diversity`: mean RMS distance between final latents. `distance_to_base`: RMS shift of the mean in units of the step's std.

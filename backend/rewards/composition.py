@@ -143,11 +143,12 @@ class RewardFunction:
             images, captions, prompt_index: as for a call. Metrics must be differentiable by their catalogue entries.
 
         Returns:
-            [B, 3, h, w] in units of the total reward; zeros for an image that is not finite, or whose derivative is not.
+            [B, 3, h, w] in units of the total reward; zeros for an image that is not finite, NaN for a finite one whose derivative is
+            not, so that the update can leave it out and count it.
         """
         leaf = images.detach().float().cpu().requires_grad_()
         with torch.enable_grad():
-            batches, _ = self._batches(leaf, captions, torch.as_tensor(prompt_index, dtype=torch.long), preserve_gradients=True)
+            batches, keep = self._batches(leaf, captions, torch.as_tensor(prompt_index, dtype=torch.long), preserve_gradients=True)
             bonuses = self._bonuses(batches[self.parts[0].extractor])
             total = sum(self.weights[key] * value.sum() / self.normalisers[key].scale(value.detach()) for key, value in bonuses.items())
             for part, metric in zip(self.parts, self.metrics, strict=True):
@@ -156,7 +157,8 @@ class RewardFunction:
                 return torch.zeros_like(images)
             gradient = torch.autograd.grad(total, leaf)[0]
         broken = ~torch.isfinite(gradient).flatten(1).all(1)
-        return gradient.masked_fill(broken[:, None, None, None], 0.0).to(images.device)
+        gradient = gradient.masked_fill(broken[:, None, None, None], float("nan"))
+        return gradient.masked_fill(~keep[:, None, None, None], 0.0).to(images.device)
 
     def _set_term(self, part: Part, metric: Metric, batch: RewardBatch) -> Tensor:
         """The group's score in the units of the images' normalised credit; a constant where the group is too small to have one."""

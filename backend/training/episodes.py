@@ -278,11 +278,14 @@ class EpisodeLoop:
         if found:
             self.agent.load_state_dict(found.state["agent"])
             self.reward.load_state_dict(found.state["reward"])
-        for field, value in {**self.progress.live, "learning_rate": rate, "learning_rate_critic": self.live.learning_rate_critic / 2}.items():
+        halved = {"learning_rate": rate, "learning_rate_critic": self.live.learning_rate_critic / 2}
+        if self.config.algorithm == "TRPO":  # its steps are as long as the trust region, which follows from the clip range
+            halved["clip_range_nats"] = self.agent.clip_nats / 2
+        for field, value in {**self.progress.live, **halved}.items():
             self._set_live(field, value)
         self.progress.skipped_in_a_row = 0
         self.recorder.event("change", episode=self.progress.episode + 1, field="learning_rate", value=rate, old=rate * 2, source="recovery")
-        self.recorder.alert(f"three updates in a row were not finite: {name} is restored, and training goes on at half the learning rate ({rate:g})")
+        self.recorder.alert(f"three updates in a row were not finite: {name} is restored, and training goes on at half the {_pace(halved)}")
 
     def _stop_and_count(self, phase: str, steps: int) -> Any:
         asked = 0
@@ -305,3 +308,8 @@ class EpisodeLoop:
             self.recorder.writer.update(phase="")
         elif not what and state == "paused":
             self.recorder.state("running", message="")
+
+
+def _pace(halved: dict[str, float]) -> str:
+    """What was halved, in words."""
+    return f"clip range ({halved['clip_range_nats']:g} nats)" if "clip_range_nats" in halved else f"learning rate ({halved['learning_rate']:g})"

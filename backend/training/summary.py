@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backend.config import TrainConfig
+from backend.config.schema import SMALLEST_SET
 
 EVERY = 10  # episodes between two lines
 
@@ -12,12 +13,17 @@ EVERY = 10  # episodes between two lines
 def opening_lines(config: TrainConfig, trainable: int, clip_nats: float | None = None) -> list[str]:
     """What a run says when it begins."""
     clip = f"{clip_nats:g} nats" if clip_nats is not None else f"{config.clip_range_nats:g} nats"
-    return [
+    lines = [
         f"Training {trainable:,} parameters in {config.mode} mode ({config.algorithm})",
         f"{config.algorithm} settings: clip_range={clip}, lr_actor={config.learning_rate:g}, lr_critic={config.learning_rate_critic:g}",
-        f"Gradient: {share:.0%} pathwise, {1 - share:.0%} sampled credit" if (share := config.pathwise_share) else "Gradient: sampled credit",
+        f"Gradient: {share:.0%} pathwise, {1 - share:.0%} sampled credit, which alone is clipped" if (share := config.pathwise_share) else "Gradient: sampled credit",
         f"Using {config.ensemble or config.metric} reward metric ({config.group_size} images a group: {config.prompts_per_group} prompts x {config.images_per_prompt})",
     ]
+    if config.group_size < SMALLEST_SET:
+        lines.append(
+            f"{config.group_size} images a group are too few to differ: diversity needs company, so each is compared with the recent images of the queue; raise prompts_per_group"
+        )
+    return lines
 
 
 def episode_line(row: dict[str, Any], total: int) -> str:

@@ -76,7 +76,7 @@ def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
         trajectory = agent.rollout(embeds[index], seeds, number)
         pull = None
         if number > 1 and config.pathwise_share:
-            pull = agent.pulls(trajectory, reward.image_gradient(trajectory.images, words, rows), 1.0, MICRO_BATCH)
+            pull = agent.pulls(trajectory, reward.image_gradient(trajectory.images, words, rows), 1.0, MICRO_BATCH)[0]
         credit = reward(trajectory.images, words, rows).total
         if number > 1:
             usual = torch.tensor([running.get(i, RunningMean()).mean for i in index])

@@ -75,6 +75,15 @@ def test_an_image_gradient_remembers_nothing_and_survives_damage(renders, images
     assert all(torch.equal(after[k], v) if isinstance(v, torch.Tensor) else after[k] == v for k, v in before.items())
 
 
+def test_a_derivative_that_is_not_finite_is_said(renders, images, monkeypatch):
+    function = make(renders, use_bonuses=False)
+    monkeypatch.setattr(function.metrics[0], "set_value", lambda x: x.sum() * float("nan"))
+    pictures = images[0][:6].clone()
+    pictures[2] = float("nan")
+    found = function.image_gradient(pictures, images[1][:6], torch.arange(6))
+    assert found[[0, 1, 3, 4, 5]].isnan().all() and (found[2] == 0).all()
+
+
 @pytest.mark.parametrize("bonuses", [True, False])
 def test_a_group_without_a_sound_image_has_a_zero_gradient(renders, images, bonuses):
     function = make(renders, use_bonuses=bonuses)

@@ -36,6 +36,10 @@ class FakeAgent:
         self.rolled = []
         self.ranks = Ranks()
 
+    @property
+    def clip_nats(self) -> float:
+        return self.config.clip_range_nats
+
     def join_ranks(self, ranks: Ranks) -> None:
         self.ranks = ranks
 

@@ -51,6 +51,15 @@ def test_a_real_run_records_its_diagnostics_and_its_pictures(tiny_pipeline, tmp_
     assert run.record["simulated_reference"] is True and len(run.record["reference_sha256"]) == 64
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_one_image_an_episode_learns_from_the_queue(tiny_pipeline, tmp_path, mode):
+    settings = config(tiny_pipeline, mode=mode, prompts_per_group=1, images_per_prompt=1)
+    run = RunStore(tmp_path).create(settings)
+    assert train(settings, run) == "completed", run.status().error
+    steps = run.read_columns("policy_updates", 0, ["optimiser_steps"])[0]["optimiser_steps"]
+    assert sum(steps) > 0 and run.status().skipped == 0
+
+
 def test_the_first_sample_is_the_base_and_sampling_leaves_the_agent_alone(tiny_pipeline):
     import torch
 

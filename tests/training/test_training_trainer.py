@@ -220,6 +220,12 @@ def test_three_nans_in_a_row_restore_the_last_checkpoint_at_half_the_rate(store)
     assert sessions[0].agent.config.learning_rate_critic == pytest.approx(5e-4)
 
 
+def test_with_trpo_it_is_the_trust_region_that_shrinks(store):
+    run = store.create(small_config(episodes=12, save_every=2, algorithm="TRPO", clip_range_nats=1.6))
+    train(run.config, run, build=fake_build(nan_from=(5, 6, 7)))
+    assert any("half the clip range (0.8 nats)" in e["message"] for e in run.events() if e["kind"] == "alert")
+
+
 def test_recovery_halves_the_rate_that_falls(store):
     run, _ = finished(store, small_config(episodes=12, save_every=4, lr_scheduler="cosine"), nan_from=(6, 7, 8))
     rates = np.array([float(r["learning_rate"]) for r in rows(run, "policy_updates")])

@@ -23,6 +23,7 @@ from backend.training.record import machine_record, threads
 from backend.training.redact import redact
 from backend.training.rows import sample_diversity
 from backend.training.seeds import choose_group, fixed_group, reference_subsets, update_generator
+from backend.training.summary import opening_lines
 from tests.training.fake_learner import environment, small_config
 
 
@@ -38,6 +39,12 @@ def test_a_group_has_each_prompt_n_times_and_no_seed_twice(seed, prompts, groups
     assert counts.max() - counts.min() <= copies and all(c % copies == 0 for c in counts)
     assert (index, seeds) == choose_group(config, prompts, episode)
     assert max(seeds) < 2**53
+
+
+def test_a_group_of_one_is_told_that_diversity_needs_company():
+    alone = TrainConfig(prompts_per_group=1, images_per_prompt=1)
+    assert "diversity needs company" in opening_lines(alone, 1)[-1] and "company" not in opening_lines(TrainConfig(), 1)[-1]
+    assert alone.pathwise_share == 0
 
 
 def test_episodes_and_runs_draw_different_groups():
