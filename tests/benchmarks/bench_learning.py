@@ -33,7 +33,7 @@ from backend.evaluation.group_score import group_scores, reward_for
 from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.runs import Run
-from tests.benchmarks.common import freeze, frozen_facts, machine, overridden, parse, run_arms, train_arm, tuned_images
+from tests.benchmarks.common import commit, completed_run, freeze, frozen_facts, machine, overridden, parse, read, run_arms, train_arm, tuned_images
 from tests.benchmarks.learning_tables import MODES, late_slope, write_tables
 
 SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
@@ -50,6 +50,7 @@ ABLATIONS = MappingProxyType(
         "prompt-baseline": {"pathwise": 0.0, "baseline": "prompt"},
         "broadcast": {"advantage": "broadcast"},
         "centred": {"advantage": "centred"},
+        "normalised-broadcast": {"advantage": "centred", "reward_mode": "batch"},
         "gae": {"advantage": "gae"},
         "batch-reward": {"reward_mode": "batch"},
         "window-early": {"window_start": 0},
@@ -145,11 +146,13 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One training run, its raw gain, and what the judges say."""
     config = arm_config(arm, chosen.set)
     frozen_base(config, chosen)  # before an hour of training, not after it
+    code = commit()
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
     base = judge_base(config, chosen, None if arm in MAIN else min(ABLATION_IMAGES, chosen.images))
     tuned = tuned_images(config, run, base.protocol, base.model, chosen.device)
     verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
-    facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "images": base.protocol.images, **curve_facts(run)}
+    facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "commit": code, "settings": config.model_dump()}
+    facts |= {"images": base.protocol.images, **curve_facts(run)}
     raw = raw_gain(config, chosen, base.protocol, base.images, tuned)
     return {**facts, "raw": raw, "verdict": verdict, "judge": base.stage.judges.describe(), "machine": machine(chosen.device)}
 
@@ -195,16 +198,19 @@ def judge_attainable(chosen: Namespace) -> dict[str, Any]:
 
 
 def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
-    """All training seeds of a policy in one comparison; None while a seed is missing. Images come from the cache."""
+    """All training seeds of a policy in one comparison; None while a seed is missing. Images come from the cache.
+
+    Where the runs themselves are elsewhere (they are not part of the repository) the earlier comparison stands.
+    """
     folder = chosen.results / "learning"
     if not all((folder / f"{mode}_{seed}.json").is_file() for seed in SEEDS):
         return None
     configs = [arm_config(f"{mode}:{seed}", chosen.set) for seed in SEEDS]
+    runs = [completed_run(config, chosen.runs / "learning" / f"{mode}_{config.seed}") for config in configs]
+    if None in runs:
+        return ((read(folder / "summary.json") or {}).get("together") or {}).get(mode)
     base = judge_base(configs[0], chosen)
-    tuned = []
-    for config in configs:
-        run, _, _ = train_arm(config, chosen.runs / "learning" / f"{mode}_{config.seed}")
-        tuned.append(base.stage.judges.measure(tuned_images(config, run, base.protocol, base.model, chosen.device)))
+    tuned = [base.stage.judges.measure(tuned_images(config, run, base.protocol, base.model, chosen.device)) for config, run in zip(configs, runs, strict=True)]
     return judge(base.stage, base.seen, tuned)
 
 

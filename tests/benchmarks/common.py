@@ -45,6 +45,15 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
+def commit() -> str:
+    """The commit of the code that is run, with a plus where tracked files differ from it; empty outside a repository."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
 def machine_line(found: Mapping[str, Any]) -> str:
     """The machine in words."""
     extra = f", {found['accelerator']}" if "accelerator" in found else ""
@@ -93,6 +102,13 @@ def frozen_facts(config: TrainConfig, protocol: Protocol, model: str) -> dict[st
         "reference_sha256": load_reference(config.reference).digest,
         "train_prompts_sha256": key_of({"prompts": load_prompts(config.train_prompts)}),
     }
+
+
+def completed_run(config: TrainConfig, folder: Path) -> Run | None:
+    """The completed run of these settings that a folder holds, or None."""
+    store = RunStore(folder)
+    found = store.newest()
+    return found if found is not None and found.config == config and store.effective_state(found) == "completed" else None
 
 
 def train_arm(config: TrainConfig, folder: Path) -> tuple[Run, str, float]:

@@ -12,6 +12,7 @@ from backend.analysis.convergence import slope_interval
 from backend.analysis.figures import layout, line
 from backend.analysis.series import smooth
 from backend.analysis.static import write_png
+from backend.config import make_config
 from backend.errors import InputError
 from backend.evaluation.bootstrap import seed_interval
 from backend.evaluation.grid_search import ceiling_sentence, markdown_grid
@@ -19,6 +20,9 @@ from backend.evaluation.group_score import GROUP
 from tests.benchmarks.common import arm_results, machine_line, write
 
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
+ABLATED = """All arms are scored by the default reward on test prompts, whatever they were trained on, with 256 images each of base and tuned model (those of the policies above are
+1,024). Not every reward and credit can be differentiated: an arm on sampled credit differs from `default` in the estimator too. Compare it with `sampled-credit`,
+and one without a twin (any credit but the difference reward's) with `prompt-baseline`."""
 LEARNED_BY = 50  # the original's policies were flat from here on
 
 
@@ -104,7 +108,7 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
 def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     """One line per ablation, seeds averaged; ± is half the difference of two seeds. Gaps and adherence are relative, in percent."""
     names = list(dict.fromkeys(arm["name"] for arm in results.values() if arm.get("name") and arm["name"] not in MODES))
-    head = ["Arm", "Seeds", "Raw score gain", "Gap closed, Lite2, %", "Precision, points", "Adherence, %", "its slope, %", "Seconds an episode"]
+    head = ["Arm", "Update", "Seeds", "Raw score gain", "Gap closed, Lite2, %", "Precision, points", "Adherence, %", "its slope, %", "Seconds an episode"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for name in names:
         arms = [arm for arm in results.values() if arm.get("name") == name]
@@ -112,7 +116,8 @@ def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
         rows = [[row_of(arm["verdict"], begins)["estimate"] for arm in arms] for begins in ("Diversity gap closed, lite2", "Precision", "Caption adherence", "… readings follow")]
         gap, precision, adherence, slope = np.array(rows, dtype=float)
         cells = [f"{v.mean():+.3g} ± {v.std():.2g}" for v in (gains, 100 * gap, precision, 100 * adherence, 100 * slope)]
-        lines.append(f"| {name} | {len(arms)} | {' | '.join(cells)} | {np.mean([arm['seconds_per_episode'] for arm in arms]):.1f} |")
+        update = "pathwise" if make_config(arms[0]["settings"]).pathwise_share else "sampled credit"
+        lines.append(f"| {name} | {update} | {len(arms)} | {' | '.join(cells)} | {np.mean([arm['seconds_per_episode'] for arm in arms]):.1f} |")
     return lines
 
 
@@ -156,7 +161,7 @@ def write_tables(folder: Path, arms: Sequence[str], together: Mapping[str, dict[
         said = f"Gain of the raw score over the base ({grid['images']} images, ± two standard errors). {ceiling_sentence(grid, gains)}"
         parts += ["## Constant guidance and spacing", said, markdown_grid(grid)]
     if any(arm.get("name") and arm["name"] not in MODES for arm in results.values()):
-        parts += ["## Ablations (LORA_UNET, 60 episodes)", "All arms are scored by the default reward on test prompts.", "\n".join(ablation_table(results))]
+        parts += ["## Ablations (LORA_UNET, 60 episodes)", ABLATED, "\n".join(ablation_table(results))]
     draw_curves(results, folder / "learning")
     write(folder / "learning" / "summary.json", summary)
     text = "\n\n".join(parts) + "\n"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.config import make_config
+from backend.config.schema import SCHEMA_VERSION
 from backend.errors import InputError
 from tests.benchmarks import bench_endurance, bench_learning, bench_page, bench_speed, limits
 from tests.benchmarks.common import RESULTS, read
@@ -42,11 +44,21 @@ def test_every_arm_refuses_another_base_model_than_earlier_ones(copy: Path) -> N
     for arm in ("grid", "trivial", "attainable", "LORA_UNET:0"):
         with pytest.raises(InputError, match="another model_sha256"):
             bench_learning.work(arm, chosen)
-    for seed in bench_learning.SEEDS:
-        shutil.copy(copy / "learning" / "LORA_UNET_0.json", copy / "learning" / f"LORA_UNET_{seed}.copy").replace(copy / "learning" / f"LORA_UNET_{seed}.json")
-    with pytest.raises(InputError, match="another model_sha256"):
-        bench_learning.judge_together("LORA_UNET", chosen)
     assert (copy / "learning.md").read_text(encoding="utf-8") == before
+
+
+def test_a_table_never_trains(copy: Path, tmp_path: Path) -> None:
+    """Runs are no part of the repository: where they are missing, the comparison of all seeds is the one that was made with them."""
+    chosen = Namespace(results=copy, runs=tmp_path / "none", device="cpu", images=read(copy / "learning" / "frozen.json")["images"], set=[])
+    assert bench_learning.judge_together("LORA_UNET", chosen) == read(copy / "learning" / "summary.json")["together"]["LORA_UNET"]
+    assert not chosen.runs.exists()
+
+
+def test_an_arm_names_its_settings_and_its_code() -> None:
+    for path in (RESULTS / "learning").glob("*_[0-9].json"):
+        arm = read(path)
+        same = {"schema_version": SCHEMA_VERSION, **arm["settings"]}
+        assert make_config(same).seed == arm["seed"] and arm["commit"], path
 
 
 def test_ablations_stand_side_by_side() -> None:
@@ -54,7 +66,7 @@ def test_ablations_stand_side_by_side() -> None:
     first, second = ({**arm, "name": "no-kl", "raw": {**arm["raw"], "gain": gain}} for gain in (0.01, 0.03))
     line = ablation_table({"no-kl:0": first, "no-kl:1": second})[-1]
     gap, precision = arm["verdict"]["gap_closed"], row_of(arm["verdict"], "Precision")["estimate"]
-    assert line.startswith(f"| no-kl | 2 | +0.02 ± 0.01 | {100 * gap:+.3g} ± 0 | {precision:+.3g} ± 0 |")
+    assert line.startswith(f"| no-kl | pathwise | 2 | +0.02 ± 0.01 | {100 * gap:+.3g} ± 0 | {precision:+.3g} ± 0 |")
 
 
 def test_endurance() -> None:
