@@ -51,7 +51,7 @@ def show(title: str, rows: list[list[Any]], head: list[str]) -> None:
 def evaluate(
     run: RunId,
     images: Annotated[int | None, typer.Option(help="Images each of base and tuned model; published figures use 1024.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="Name, episode number, best or last.")] = "last",
+    checkpoint: Annotated[str, typer.Option(help="Name, episode number, best or last; or an average of several: best+last, last+OTHER_RUN:last.")] = "last",
     device: Device = "auto",
     guidance: Annotated[list[float] | None, typer.Option(help="Candidate of the trivial baseline; may be given several times.")] = None,
     real_images: Annotated[int | None, typer.Option(help="Held-out renders; 2000 at the published number of images, else 400.")] = None,
@@ -76,7 +76,7 @@ def evaluate(
 def generate(
     prompt: Annotated[str, typer.Option(help="What to draw.")],
     run: Annotated[str, typer.Option(help="Run id, or `latest`; empty draws with the base model.")] = "",
-    checkpoint: Annotated[str, typer.Option(help="Name, episode number, best or last.")] = "last",
+    checkpoint: Annotated[str, typer.Option(help="Name, episode number, best or last; or an average of several: best+last, last+OTHER_RUN:last.")] = "last",
     base_model: Annotated[str, typer.Option(help="Base model where no run is named.")] = "assets/models/crater-tiny",
     seed: Annotated[int, typer.Option(help="Seed of the first image; the others follow.", min=0)] = 0,
     count: Annotated[int, typer.Option(help="Number of images.", min=1, max=4096)] = 4,

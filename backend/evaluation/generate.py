@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from backend.errors import InputError
 from backend.evaluation.cache import cached_arrays
 from backend.evaluation.protocol import Protocol
 from backend.policies.base import Policy, build_policy
-from backend.runs import Run
+from backend.policies.mixture import mix_checkpoints
+from backend.runs import Run, RunStore
 
 BATCH = 16  # images in one pass
 Progress = Callable[[str, float], None]
@@ -198,11 +200,15 @@ def load_policy(config: TrainConfig, backbone: Backbone, checkpoint: Path) -> Po
 
 
 def find_checkpoint(run: Run, name: str | None = None) -> Path:
-    """A checkpoint's folder: by name or episode number, `best`, or the newest.
+    """A checkpoint's folder: by name or episode number, `best`, or the newest; or a mixture, as `best+last` or `last+OTHER_RUN:last`.
+
+    A mixture is the average of the policies named (`mix_checkpoints`), written under the run's `mixtures`. Runs beside this one may take part.
 
     Raises:
-        InputError: there is none of that name; the message lists those there are.
+        InputError: there is none of that name, and the message lists those there are; or policies that cannot be mixed.
     """
+    if name and "+" in name:
+        return _mixture(run, name)
     found = run.checkpoints()
     if not found:
         raise InputError(f"run {run.id} has no checkpoint yet: wait for one, or press Save now")
@@ -212,6 +218,20 @@ def find_checkpoint(run: Run, name: str | None = None) -> Path:
         if name in (info.name, str(info.episode)) or (name == "best" and info.best):
             return info.path
     raise InputError(f"run {run.id} has no checkpoint {name!r}: choose one of {', '.join(info.name for info in found)}")
+
+
+def _mixture(run: Run, names: str) -> Path:
+    """The folder of the average of several checkpoints."""
+    folders = []
+    for part in names.split("+"):
+        owner, _, name = part.strip().rpartition(":")
+        folders.append(find_checkpoint(RunStore(run.path.parent).get(owner) if owner else run, name) / "policy")
+    target = run.path / "mixtures" / re.sub(r"[^\w+.-]", "_", names)
+    try:
+        mix_checkpoints(folders, target / "policy")
+    except OSError as error:
+        raise InputError(f"the mixture cannot be written to {target} ({error.strerror}): make room, or copy the runs to a folder that can be written") from error
+    return target
 
 
 def generate_images(

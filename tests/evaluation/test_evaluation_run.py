@@ -26,6 +26,7 @@ from backend.evaluation.judges import Judges
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.evaluation.results import load_map
 from backend.policies.base import build_policy
+from backend.policies.lora import WEIGHTS_FILE
 from backend.reference.manifest import pixel_sha256, write_manifest
 from backend.runs import Run, RunStore
 
@@ -91,6 +92,19 @@ def test_an_untouched_policy_closes_nothing(make_run):
     pair = stored["pairs"][0]
     base, tuned = (np.asarray(Image.open(run.path / "evaluation" / pair[name])) for name in ("base", "tuned"))
     assert (base == tuned).all()
+
+
+def test_a_mixture_of_checkpoints_is_evaluated_like_a_checkpoint(make_run):
+    """An untouched adapter and a moved one, half each: between the two, and named as it was asked for."""
+    still, moved = make_run(), make_run(push=0.2)
+    half = generate.find_checkpoint(moved, f"last+{still.id}:last")
+    files = (path / "policy" / WEIGHTS_FILE for path in (half, generate.find_checkpoint(moved)))
+    mixed, whole = (sum(float(t.norm()) for name, t in load_file(path).items() if "lora_B" in name) for path in files)
+    assert 0 < mixed < whole and half.parent == moved.path / "mixtures"
+    assert evaluate.evaluate_run(moved, 16, f"last+{still.id}:last", device="cpu")["checkpoint"] == half.name
+    for name, message in (("last+nothing", "no checkpoint 'nothing'"), ("last+gone:last", "gone")):
+        with pytest.raises(InputError, match=message):
+            generate.find_checkpoint(moved, name)
 
 
 def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
