@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.errors import InputError
 from backend.runs import Run
+from backend.runs.files import read_json
 from components import banner
 from components.series import chart_payload
 
@@ -33,6 +34,7 @@ class RunFeed:
         self.events: list[dict[str, Any]] = []
         self._columns: dict[str, list[Any]] = {}
         self._offset, self._attempt, self._seq, self._rows = 0, None, 0, -1
+        self._sample, self._policy = -1, {}
         self._signature: Any = None
         self._read_again = False
         self._read_at, self._stopping_since = 0.0, None
@@ -54,8 +56,8 @@ class RunFeed:
             if signature != self._signature or self._read_again:
                 self._read_again = False
                 self._read_events()
-                self._read_rows()
                 self._read_samples()
+                self._read_rows()
                 self._set("log", self.run.log_tail(LOG_LINES))
                 self._signature = signature
             self._read_at = time.monotonic()
@@ -102,16 +104,19 @@ class RunFeed:
         if not offset:
             self._read_again = True
         rows, changes = len(self._columns.get("episode", [])), self.changes()
-        key = (attempt, rows, len(changes))
+        key = (attempt, rows, len(changes), self._sample)
         if key != self._rows:
             self._rows = key
-            self._set("charts", chart_payload(self.run.id, self._columns, changes))
+            self._set("charts", chart_payload(self.run.id, self._columns, changes, self._policy))
 
     def _read_samples(self) -> None:
         def entries(found: list[Any]) -> list[dict[str, Any]]:
             return [{"episode": s.episode, "png": image_url(self.source, self.run.id, s.png.name), "json": image_url(self.source, self.run.id, s.json.name)} for s in found]
 
-        self._set("film", {"run": self.run.id, "samples": entries(self.run.images()), "denoising": entries(self.run.denoising())})
+        grids = self.run.images()
+        self._set("film", {"run": self.run.id, "samples": entries(grids), "denoising": entries(self.run.denoising())})
+        if grids and grids[-1].episode != self._sample:
+            self._sample, self._policy = grids[-1].episode, (read_json(grids[-1].json) or {}).get("policy") or {}
 
     def changes(self) -> list[dict[str, Any]]:
         """Live changes that took effect, in order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class Chart:
     wide: bool = False
     more: bool = False
     prefix: str = field(default="", kw_only=True)
+    across: str = field(default="", kw_only=True)  # what is along the horizontal axis, where that is not time; such a chart shows the latest sample's policy
 
 
 CHARTS = (
@@ -86,7 +87,7 @@ CHARTS = (
         "Probability ratio",
         "New over old policy for the same actions; starts at 1.",
         "ratio",
-        (Trace("ratio_mean", "mean", 2), Trace("ratio_max", "largest", 1, "dash")),
+        (Trace("ratio_mean", "mean", 2), Trace("ratio_max", "largest", 1, "dash"), Trace("ratio_std", "standard deviation", 3, "dot")),
         more=True,
     ),
     Chart("entropy", "Policy entropy", "Constant by construction where the scheduler sets the noise (LORA_UNET).", "nats", (Trace("entropy", "entropy", 2),), more=True),
@@ -105,6 +106,46 @@ CHARTS = (
         "value",
         (Trace("advantage_std", "advantage, std", 2), Trace("explained_variance", "explained variance", 1, "dash")),
         more=True,
+    ),
+    Chart(
+        "distance",
+        "Distance to the base",
+        "Shift of the mean action from the base model's, in standard deviations of the step's noise.",
+        "standard deviations",
+        (Trace("distance_to_base", "to the base", 2),),
+        more=True,
+    ),
+    Chart(
+        "noise",
+        "Gradient noise scale",
+        "Group size at which noise and signal of the gradient weigh the same (McCandlish et al. 2018). Far above the group's size, larger groups learn more steadily.",
+        "images",
+        (Trace("gradient_noise_scale", "noise scale", 2),),
+        more=True,
+    ),
+    Chart(
+        "dropped",
+        "Left out",
+        "Groups without variation (1: the whole group was dropped), and updates that the KL stopped early.",
+        "share",
+        (Trace("degenerate_share", "degenerate group", 2), Trace("early_stopped", "stopped early", 1, "dash")),
+        more=True,
+    ),
+    Chart(
+        "plan",
+        "Learned schedule",
+        "SCHEDULER_POLICY: the noise that each denoising step stands for (implied beta), for the prompts of the latest sample, beside the stock schedule.",
+        "implied beta",
+        more=True,
+        across="denoising step",
+    ),
+    Chart(
+        "plan_guidance",
+        "Learned guidance",
+        "SCHEDULER_POLICY: guidance that the policy takes for each prompt of the latest sample.",
+        "guidance",
+        more=True,
+        across="prompt of the sample",
     ),
     Chart("memory", "Memory", "Memory allocated by the trainer.", "MiB", (Trace("memory_allocated", "allocated", 2),), more=True),
     Chart("time", "Time per episode", "Sampling, scoring and updating together.", "seconds", (Trace("time_per_episode", "seconds", 2),), more=True),
@@ -183,13 +224,35 @@ def axes(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {"episode": columns.get("episode", []), "minutes": minutes, "images": columns.get("images", [])}
 
 
-def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def plan_charts(policy: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Charts and their horizontal axes of what a policy plans; empty for policies that plan nothing.
+
+    Args:
+        policy: `SchedulerPolicy.describe` of some prompts.
+    """
+    if not policy.get("betas"):
+        return {}, {}
+    steps, prompts = list(zip(*policy["betas"], strict=True)), policy["guidance"]
+    mean = [sum(step) / len(step) for step in steps]
+    lines = [("stock schedule", 7, "dash", policy["stock_betas"]), ("mean over prompts", 2, "solid", mean)]
+    lines += [("smallest", 1, "dot", [min(step) for step in steps]), ("largest", 3, "dot", [max(step) for step in steps])]
+    plan = [{"name": name, "slot": slot, "dash": dash, "kind": "level", "axis": "plan", "y": [_round(v) for v in y]} for name, slot, dash, y in lines]
+    chosen = [
+        {"name": "learned", "slot": 2, "dash": "solid", "kind": "points", "axis": "prompts", "y": [_round(v) for v in prompts]},
+        {"name": "stock", "slot": 7, "dash": "dash", "kind": "level", "axis": "prompts", "y": [policy["stock_guidance"]] * len(prompts)},
+    ]
+    axes_of = {name: dict.fromkeys(("episode", "minutes", "images"), list(range(1, count + 1))) for name, count in (("plan", len(steps)), ("prompts", len(prompts)))}
+    return {"plan": plan, "plan_guidance": chosen}, axes_of
+
+
+def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[dict[str, Any]] = (), policy: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the live charts draw.
 
     Args:
         run_id: with its attempt, the name under which a zoom is kept.
         columns: policy_updates.csv by column, rows in order.
         changes: events of kind "change": `{episode, field, value}`.
+        policy: what the latest sample says of its policy.
 
     Returns:
         `{run, axes: {u: {episode, minutes, images}}, charts: {key: {unit, points, traces}}, marks}`.
@@ -197,14 +260,23 @@ def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[
     positions = axes(columns)
     ranges = bins(len(positions["episode"]))
     charts = {}
+    plans, plan_axes = plan_charts(policy or {})
     for chart in CHARTS:
+        if chart.across:
+            charts[chart.key] = {"unit": chart.unit, "points": len(positions["episode"]), "traces": plans.get(chart.key, []), "across": chart.across}
+            continue
         traces = [t for t in _traces(chart, columns) if any(_finite(v) is not None for v in columns.get(t.column, []))]
         drawn = [{"name": t.name, "slot": t.slot, "dash": t.dash, "kind": t.kind, "axis": "u", "y": thin(columns[t.column], ranges)} for t in traces]
         if chart.key == "reward" and traces:
             low, high = band(columns["batch_score"])
             drawn.insert(0, {"name": "± 1 std", "slot": 2, "dash": "solid", "kind": "band", "axis": "u", "low": thin(low, ranges), "high": thin(high, ranges)})
         charts[chart.key] = {"unit": chart.unit, "points": len(positions["episode"]), "traces": drawn}
-    return {"run": run_id, "axes": {"u": {name: places(values, ranges) for name, values in positions.items()}}, "charts": charts, "marks": [_mark(c, positions) for c in changes]}
+    return {
+        "run": run_id,
+        "axes": {"u": {name: places(values, ranges) for name, values in positions.items()}, **plan_axes},
+        "charts": charts,
+        "marks": [_mark(c, positions) for c in changes],
+    }
 
 
 def _traces(chart: Chart, columns: dict[str, list[Any]]) -> list[Trace]:

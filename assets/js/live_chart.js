@@ -67,8 +67,9 @@ const drawCard = async (card) => {
     return;
   }
   const wide = card.classList.contains('wide');
-  const layout = { ...baseLayout(), ...marksOf(value, wide), uirevision: [value.run, options.x, options.log].join('|'), hovermode: 'x unified',
-    xaxis: axisStyle({ title: { text: xTitle[options.x], standoff: 6 } }), yaxis: axisStyle({ type: options.log ? 'log' : 'linear', title: { text: chart.unit, standoff: 4 } }) };
+  const marks = chart.across ? {} : marksOf(value, wide);
+  const layout = { ...baseLayout(), ...marks, uirevision: [value.run, options.x, options.log].join('|'), hovermode: 'x unified',
+    xaxis: axisStyle({ title: { text: chart.across || xTitle[options.x], standoff: 6 } }), yaxis: axisStyle({ type: options.log ? 'log' : 'linear', title: { text: chart.unit, standoff: 4 } }) };
   await P.react(div, tracesOf(chart, value.axes), layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ['lasso2d', 'select2d', 'autoScale2d'] });
   div.dataset.points = String(chart.points);
 };

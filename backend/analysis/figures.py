@@ -11,6 +11,7 @@ import numpy as np
 from backend.analysis.convergence import plateau_episode
 from backend.analysis.series import columns, present, smooth, thin
 from backend.runs import Run
+from backend.runs.files import read_json
 
 Figure = dict[str, Any]
 # Okabe and Ito's palette, safe for colour-blind readers; dash styles repeat the distinction without colour.
@@ -140,6 +141,39 @@ def clipping(run: Run) -> Figure:
     return curves(run, "policy_updates", wanted, "Clip fraction and critic", "share")
 
 
+def ratio(run: Run) -> Figure:
+    """New over old policy for the same actions."""
+    return curves(run, "policy_updates", [("ratio_mean", "mean"), ("ratio_max", "largest")], "Probability ratio", "ratio")
+
+
+def credit(run: Run) -> Figure:
+    """Spread of the advantages, and which groups were dropped for having none."""
+    return curves(run, "policy_updates", [("advantage_std", "advantage, std"), ("degenerate_share", "degenerate group")], "Credit", "standard deviation, share")
+
+
+def distance(run: Run) -> Figure:
+    """How far the policy has gone from the base."""
+    return curves(run, "policy_updates", [("distance_to_base", "shift of the mean action")], "Distance to the base", "standard deviations of the step's noise")
+
+
+def noise_scale(run: Run) -> Figure:
+    """Group size at which noise and signal of the gradient weigh the same."""
+    return curves(run, "policy_updates", [("gradient_noise_scale", "noise scale")], "Gradient noise scale", "images")
+
+
+def schedule(run: Run) -> Figure:
+    """Implied betas of the latest sample's prompts beside the stock schedule's, where the policy plans them; else without data."""
+    grids = run.images()
+    policy = ((read_json(grids[-1].json) or {}).get("policy") or {}) if grids else {}
+    betas = np.array(policy.get("betas") or [])
+    figure = {"data": [], "layout": layout("Learned schedule", "implied beta", "Denoising step")}
+    if betas.size:
+        steps = np.arange(1, betas.shape[1] + 1)
+        drawn = [("stock schedule", np.array(policy["stock_betas"])), ("mean over prompts", betas.mean(0)), ("smallest", betas.min(0)), ("largest", betas.max(0))]
+        figure["data"] = [line(name, steps, values, i) for i, (name, values) in enumerate(drawn)]
+    return figure
+
+
 def memory(run: Run) -> Figure:
     """Memory of the process and of the device."""
     wanted = [("resident_mib", "process"), ("peak_mib", "process, peak"), ("device_allocated_mib", "device, allocated"), ("device_reserved_mib", "device, reserved")]
@@ -160,6 +194,11 @@ FIGURES: Mapping[str, Callable[[Run], Figure]] = MappingProxyType(
         "entropy": entropy,
         "kl": trust_region,
         "clipping": clipping,
+        "ratio": ratio,
+        "credit": credit,
+        "distance": distance,
+        "noise_scale": noise_scale,
+        "schedule": schedule,
         "memory": memory,
         "time": time_per_episode,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,11 @@ class Agent:
             mine = self.ranks.share(len(seeds)).tolist()
             part = draw(prompt_embeds[mine], [seeds[i] for i in mine], None).to("cpu") if mine else None
             return Trajectory.join([p for p in self.ranks.gather(part) if p is not None]).to(self.backbone.device)
+
+    def describe(self, prompt_embeds: torch.Tensor, use_ema: bool = True, base: bool = False) -> dict[str, Any]:
+        """JSON-able facts of the policy for prompts [P, L, E], with the averaged weights or as the base acts; see `Policy.describe`."""
+        with self.ema.applied() if use_ema else nullcontext(), self.policy.as_base() if base else nullcontext():
+            return self.policy.describe(prompt_embeds)
 
     @property
     def wants_twins(self) -> bool:

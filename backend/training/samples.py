@@ -37,8 +37,10 @@ class Sampler:
         result = score_without_trace(reward, trajectory.images, texts, torch.tensor(index))
         described = [describe(result, i, texts[i], seeds[i]) for i in range(len(seeds))]
         name = f"episode_{episode:06d}"
+        facts = {"episode": episode, "score": float(result.score), "kind": "sample", "prompts_of": "train"}
+        facts["policy"] = agent.describe(self.session.train_embeds[index], use_ema=episode > 0, base=episode == 0)
         try:
-            save_grid(self.run.images_dir / name, trajectory.images, described, columns=4, episode=episode, score=float(result.score), kind="sample", prompts_of="train")
+            save_grid(self.run.images_dir / name, trajectory.images, described, columns=4, **facts)
             self._strip(episode, index[0], described[0])
         except OSError as error:
             self.recorder.alert(f"the sample after episode {episode} could not be written ({error.strerror or error})")

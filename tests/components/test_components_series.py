@@ -67,6 +67,16 @@ def test_payload_has_levels_components_and_marks() -> None:
     assert payload["charts"]["reward"]["points"] == rows
 
 
+def test_a_plan_is_drawn_beside_the_stock_schedule() -> None:
+    policy = {"betas": [[0.1, 0.2, 0.4], [0.3, 0.2, 0.2]], "stock_betas": [0.1, 0.1, 0.1], "guidance": [6.0, 9.0], "stock_guidance": 7.5}
+    payload = chart_payload("run", {"episode": [1.0]}, [], policy)
+    drawn = {t["name"]: t["y"] for t in payload["charts"]["plan"]["traces"]}
+    assert drawn == {"stock schedule": [0.1, 0.1, 0.1], "mean over prompts": [0.2, 0.2, 0.3], "smallest": [0.1, 0.2, 0.2], "largest": [0.3, 0.2, 0.4]}
+    assert payload["axes"]["plan"]["minutes"] == [1, 2, 3] and payload["charts"]["plan"]["across"] == "denoising step"
+    assert [t["y"] for t in payload["charts"]["plan_guidance"]["traces"]] == [[6.0, 9.0], [7.5, 7.5]]
+    assert chart_payload("run", {"episode": [1.0]})["charts"]["plan"]["traces"] == []
+
+
 def test_mark_labels_cannot_carry_markup() -> None:
     payload = chart_payload("run", {"episode": [1.0], "batch_score": [0.0]}, [{"field": "<img src=x>", "value": "<b>", "episode": 1}])
     assert "<" not in payload["marks"][0]["label"] and ">" not in payload["marks"][0]["label"]

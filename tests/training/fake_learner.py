@@ -54,6 +54,9 @@ class FakeAgent:
         self.rolled.append((episode, tuple(seeds), base))
         return SimpleNamespace(images=images, log_probs=-0.5 * noise.flatten(1).pow(2).mean(1).expand(2, -1), noise=noise, episode=episode)
 
+    def describe(self, prompt_embeds, use_ema=True, base=False):
+        return {"policy": "FakePolicy", "parameters": self.policy.trainable_count}
+
     def update(self, trajectory, total_reward, prompt_index, prompt_embeds, generator, should_stop=None, group_score=None, baseline=None, image_gradient=None):
         order = torch.randperm(len(total_reward), generator=generator)
         finite = trajectory.episode not in self.nan_from

@@ -1,9 +1,11 @@
 """The trainer with the real agent and reward on a miniature pipeline: exact resume in each mode, artefacts, end-of-run evaluation."""
 
 import csv
+import json
 
 import pytest
 
+from backend.analysis.figures import schedule
 from backend.config import TrainConfig
 from backend.runs import RunStore
 from backend.training.session import build_session
@@ -49,6 +51,17 @@ def test_a_real_run_records_its_diagnostics_and_its_pictures(tiny_pipeline, tmp_
     assert {"attraction", "repulsion", "companion"} <= set(run.images()[0].read()["images"][0]["explanation"])
     assert (run.checkpoints()[-1].path / "policy" / "pytorch_lora_weights.safetensors").is_file()
     assert run.record["simulated_reference"] is True and len(run.record["reference_sha256"]) == 64
+
+
+def test_the_learned_schedule_is_recorded_with_each_sample_and_drawn(tiny_pipeline, tmp_path):
+    settings = config(tiny_pipeline, mode="SCHEDULER_POLICY", learning_rate=0.1)
+    run = RunStore(tmp_path).create(settings)
+    assert train(settings, run) == "completed"
+    first, last = (json.loads(found.json.read_text())["policy"] for found in (run.images()[0], run.images()[-1]))
+    assert all(row == pytest.approx(first["stock_betas"]) for row in first["betas"]) and first["guidance"] == pytest.approx([7.5] * len(first["guidance"]))
+    assert last["betas"] != first["betas"] and last["stock_betas"] == first["stock_betas"]
+    stock, mean = schedule(run)["data"][:2]
+    assert stock["y"] == pytest.approx(last["stock_betas"]) and mean["y"] != pytest.approx(stock["y"])
 
 
 @pytest.mark.parametrize("mode", MODES)
