@@ -134,20 +134,30 @@ def judge_features(run: Run) -> dict[str, np.ndarray] | None:
 
 
 def evaluation_table(run: Run) -> str:
-    """The final evaluation: base, tuned, ceiling, change with its interval; says how to get one where there is none."""
+    """The final evaluation: base, tuned, ceiling, reference, change with its interval; says how to get one where there is none."""
     found = run.evaluation()
     if not found:
         return empty("Not evaluated yet", "It runs at the end of a training, or with the button above: images of test prompts, same seeds, judged by another network.")
     rows = []
     for row in found.get("table", []):
         interval = "–" if row.get("low") is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-        rows.append([row.get("measure", ""), number(row.get("base")), number(row.get("tuned")), number(row.get("ceiling")), number(row.get("estimate"), 3), interval])
+        rows.append(
+            [
+                row.get("measure", ""),
+                number(row.get("base")),
+                number(row.get("tuned")),
+                number(row.get("ceiling")),
+                number(row.get("reference")),
+                number(row.get("estimate"), 3),
+                interval,
+            ]
+        )
     guards = found.get("guards") or {}
     verdict = ""
     if "passed" in guards:
         verdict = note("Quality guards kept.", "good") if guards["passed"] else note("Quality guards not kept: see the notes.", "warn")
     remarks = "".join(f"<li>{text(line)}</li>" for line in found.get("notes", []))
-    head = ["Measure", "Base", "Tuned", "Ceiling", "Change or share", "95 % interval"]
+    head = ["Measure", "Base", "Tuned", "Ceiling", "Reference", "Change or share", "95 % interval"]
     return table(head, rows, caption=f"Evaluation of {found.get('checkpoint', '')} on test prompts") + verdict + f'<ul class="caption">{remarks}</ul>'
 
 

@@ -65,8 +65,9 @@ def evaluate(
         result = evaluate_run(
             found, images, checkpoint, device, tuple(guidance or ()), real_images, progress=lambda what, share: bar.update(task, description=what, completed=share)
         )
-    rows = [[row["measure"], row["base"], row["tuned"], row["estimate"], row["low"], row["high"]] for row in result["table"]]
-    show(f"{found.id}, {result['checkpoint']}, {result['images']} images", rows, ["Measure", "Base", "Tuned", "Change or share", "95 % low", "high"])
+    shown = ("measure", "base", "tuned", "ceiling", "reference", "estimate", "low", "high")
+    rows = [[row.get(name) for name in shown] for row in result["table"]]
+    show(f"{found.id}, {result['checkpoint']}, {result['images']} images", rows, ["Measure", "Base", "Tuned", "Ceiling", "Reference", "Change or share", "95 % low", "high"])
     for note in result["notes"]:
         typer.echo(f"- {note}")
     typer.echo(f"wrote {found.evaluation_path}")

@@ -55,15 +55,18 @@ def _row(measure: str, base: float | None, tuned: float | None, interval: Interv
     return {"measure": measure, "base": base, "tuned": tuned, **numbers, **extra}
 
 
-def manifold_rows(base: Measured, tuned: list[Measured], judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
-    """Precision, recall and coverage in points (percent), and the change of precision."""
+def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
+    """Precision, recall and coverage in points (percent), and the change of precision; recall and coverage of the reference set would be those of another number of images."""
     real = judges.real.spaces["lite2"]
     rows, precision = [], None
     for title, measure in (("Precision", manifold.precision), ("Recall", manifold.recall), ("Coverage", manifold.coverage)):
         before = 100 * measure(base.spaces["lite2"], real)
         after = np.stack([100 * measure(item.spaces["lite2"], real) for item in tuned])
         change = paired_bootstrap([after, before], generator)
-        rows.append(_row(f"{title} (%)", float(before.mean()), float(after.mean()), change))
+        beside = {"ceiling": float(100 * measure(ceiling.spaces["lite2"], real).mean())}
+        if measure is manifold.precision:
+            beside["reference"] = float(100 * measure(reference.spaces["lite2"], real).mean())
+        rows.append(_row(f"{title} (%)", float(before.mean()), float(after.mean()), change, **beside))
         precision = precision or change
     return rows, precision
 
@@ -104,7 +107,7 @@ def compare(
         estimate, low, high), `guards`, `adherence`.
     """
     rows, gaps = diversity_rows(base, tuned, ceiling, judges, generator)
-    more, precision = manifold_rows(base, tuned, judges, generator)
+    more, precision = manifold_rows(base, tuned, ceiling, reference, judges, generator)
     rows += more
     adherence: dict[str, Any] = {"relative": None}
     if wanted is not None and base.read is not None and ceiling.read is not None:

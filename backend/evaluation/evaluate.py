@@ -129,7 +129,7 @@ def trivial_baseline(
         guidances: candidates.
 
     Returns:
-        `best` (guidance, gap_closed; None where no candidate passes) and `candidates`.
+        `best` (guidance, gap_closed: the run's own guidance, which closes nothing, where no candidate passes and does better) and `candidates`.
     """
     candidates = []
     for guidance in guidances:
@@ -137,9 +137,8 @@ def trivial_baseline(
         images = base_images(config, changed, backbone, digest, progress=_share(progress, f"drawing guidance {guidance:g}"), should_stop=should_stop)
         found = judge(stage, base, [stage.judges.measure(images)])
         candidates.append({"guidance": guidance, "gap_closed": found["gap_closed"], "gap": found["gap"].get("lite2"), "guards": found["guards"]})
-    passed = [c for c in candidates if c["guards"]["passed"] and c["gap_closed"] is not None]
-    best = max(passed, key=lambda c: c["gap_closed"], default=None)
-    return {"best": best and {"guidance": best["guidance"], "gap_closed": best["gap_closed"]}, "candidates": candidates}
+    passed = [{"guidance": c["guidance"], "gap_closed": c["gap_closed"]} for c in candidates if c["guards"]["passed"] and c["gap_closed"] is not None]
+    return {"best": max([{"guidance": stage.protocol.guidance, "gap_closed": 0.0}, *passed], key=lambda c: c["gap_closed"]), "candidates": candidates}
 
 
 def evaluate_run(
@@ -227,7 +226,7 @@ def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
     if reach and reach["estimate"] is not None and 0 <= round(reach["estimate"], 2) <= 1:  # outside, base and ceiling do not stand as this sentence supposes
         notes.append(f"A perfect denoiser would close {reach['estimate']:.0%} of the gap: the rest is lost in the autoencoder, which no policy changes.")
     trivial = result.get("trivial")
-    if trivial and trivial["best"] and result["gap_closed"] is not None:
+    if trivial and result["gap_closed"] is not None:
         verdict = "more" if result["gap_closed"] > trivial["best"]["gap_closed"] else "not more"
         notes.append(f"The best constant guidance ({trivial['best']['guidance']:g}) closes {trivial['best']['gap_closed']:.0%} of the gap; the policy closes {verdict}.")
     return notes

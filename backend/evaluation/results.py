@@ -25,10 +25,11 @@ def number(value: Any) -> str:
 
 def markdown(evaluation: Mapping[str, Any]) -> str:
     """The table of an evaluation in Markdown, with what has to be known to read it."""
-    lines = ["| Measure | Base | Tuned | Change or share | 95 % interval |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = ["| Measure | Base | Tuned | Ceiling | Reference | Change or share | 95 % interval |", "| --- | ---: | ---: | ---: | ---: | ---: | --- |"]
     for row in evaluation["table"]:
         interval = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
-        lines.append(f"| {row['measure']} | {number(row['base'])} | {number(row['tuned'])} | {number(row['estimate'])} | {interval} |")
+        levels = [number(row.get(name)) for name in ("base", "tuned", "ceiling", "reference")]
+        lines.append(f"| {row['measure']} | {' | '.join(levels)} | {number(row['estimate'])} | {interval} |")
     return "\n".join([*lines, "", *[f"- {note}" for note in evaluation["notes"]]]) + "\n"
 
 

@@ -26,11 +26,6 @@ and one without a twin (any credit but the difference reward's) with `prompt-bas
 LEARNED_BY = 50  # the original's policies were flat from here on
 
 
-def percent(value: float | None) -> str:
-    """A share in percent, a dash for what is missing."""
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
 def between(interval: Mapping[str, float | None] | None, scale: float = 1.0, unit: str = "") -> str:
     """`estimate (low to high)`."""
     if not interval or interval["low"] is None:
@@ -99,9 +94,8 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
         guarded = [between(row_of(verdict, "Precision")), between(verdict["adherence"]["relative"], 100, " %")]
         lines.append(f"| {mode} | {' | '.join([*gaps, spread, *guarded, kept, rise(late_slope(np.mean([arm['curve'] for arm in runs], axis=0)))])} |")
     if trivial is not None:
-        best = trivial["best"]
-        what = f"constant guidance {best['guidance']:g}" if best else "constant guidance (none keeps the guards)"
-        lines.append(f"| {what} | {percent(best['gap_closed'] if best else None)} | – | – | – | – | – | {'yes' if best else 'no'} | – |")
+        best = next(c for c in trivial["candidates"] if c["guidance"] == trivial["best"]["guidance"])
+        lines.append(f"| constant guidance {best['guidance']:g} | {between(best['gap'], 100, ' %')} | – | – | – | – | – | yes | – |")
     return lines
 
 

@@ -114,6 +114,10 @@ def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     assert moved["base"].shape == moved["tuned"].shape == moved["ceiling"].shape
     assert np.abs(moved["base"] - moved["tuned"]).max() > 0.01
     assert result["trivial"]["candidates"][0]["guidance"] == 1.0
+    assert result["trivial"]["best"]["gap_closed"] >= 0  # the untouched base is a candidate
+    precision = next(row for row in result["table"] if row["measure"].startswith("Precision"))
+    assert precision["ceiling"] > precision["base"] and precision["reference"] > precision["base"]  # both are renders
+    assert "| Ceiling | Reference |" in (run.path / "evaluation" / "table.md").read_text()
     assert result["pairs"][1]["prompt"] == PROMPTS[1]
     drawn = generate.generate_images([PROMPTS[1]], [result["pairs"][1]["seed"]], run=run, device="cpu")
     shown = np.asarray(Image.open(run.path / "evaluation" / result["pairs"][1]["tuned"]))
