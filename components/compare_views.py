@@ -141,17 +141,8 @@ def evaluation_table(run: Run) -> str:
     rows = []
     for row in found.get("table", []):
         interval = "–" if row.get("low") is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-        rows.append(
-            [
-                row.get("measure", ""),
-                number(row.get("base")),
-                number(row.get("tuned")),
-                number(row.get("ceiling")),
-                number(row.get("reference")),
-                number(row.get("estimate"), 3),
-                interval,
-            ]
-        )
+        levels = [number(row.get(name)) for name in ("base", "tuned", "ceiling", "reference")]
+        rows.append([row.get("measure", ""), *levels, number(row.get("estimate"), 3), interval])
     guards = found.get("guards") or {}
     verdict = ""
     if "passed" in guards:

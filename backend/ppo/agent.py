@@ -12,7 +12,6 @@ import torch
 from backend.config import TrainConfig, field_meta, field_names, make_config
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.noise import NoiseSource, mix
-from backend.diffusion.pathwise import noise_gradient
 from backend.diffusion.sampler import ShouldStop, check_stop, rollout
 from backend.diffusion.trajectory import Trajectory
 from backend.errors import InputError
@@ -26,6 +25,7 @@ from backend.ppo.losses import explained_variance
 from backend.ppo.memory import ReplayMemory
 from backend.ppo.noise_scale import GradientNoiseScale
 from backend.ppo.objective import Settings, fill_stats
+from backend.ppo.pulls import add_pulls, pulls_of
 from backend.ppo.ranks import Ranks
 from backend.ppo.state import agent_state, load_agent_state
 from backend.ppo.stats import UpdateStats, sample_diversity
@@ -33,7 +33,6 @@ from backend.ppo.trpo import TRPO
 from backend.ppo.update import PPO
 
 CRITIC_STREAM, WINDOW_STREAM = 1 << 21, 1 << 22
-PULL_LIMIT = 3.0  # of the group's median norm
 KL_BASE_SHRINK = 10.0  # it must be at hand again when the policy leaves the base
 
 
@@ -200,7 +199,8 @@ class Agent:
         group = Batch.of(trajectory, credit)
         settings = self._settings(len(trajectory))
         if image_gradient is not None:
-            stats.skipped_nonfinite = float(self._add_pulls(group, trajectory, image_gradient, credit, settings, should_stop))
+            found = None if credit.degenerate else self.pulls(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
+            stats.skipped_nonfinite = float(add_pulls(group, found) or credit.nonfinite > 0)
         if self.kl_base_coef.value and not self.policy.base_is_zero and bool(credit.advantages.any()):
             self._add_base_means(group, trajectory, settings, generator, should_stop)
         batch = Batch.join([group, *self.memory.recall(self.backbone.device)])
@@ -222,32 +222,11 @@ class Agent:
             entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value / self.policy.kl_unit, pathwise=c.pathwise_share,
         )  # fmt: skip
 
-    def _add_pulls(self, group: Batch, trajectory: Trajectory, image_gradient: torch.Tensor, credit: Credit, settings: Settings, should_stop: ShouldStop | None) -> bool:
-        """Give a group its pathwise gradient and leave out images that have none which is finite; True where any image was left out for a number that is not."""
-        if credit.degenerate:
-            group.transitions.pull = torch.zeros_like(group.transitions.action)  # not None: remembered groups beside it keep theirs
-            return credit.nonfinite > 0
-        group.transitions.pull, broken = self.pulls(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
-        group.advantages = torch.where(broken.to(group.image.device)[group.image], 0.0, group.advantages)
-        return credit.nonfinite > 0 or bool(broken.any())
-
     def pulls(
         self, trajectory: Trajectory, image_gradient: torch.Tensor, scale: float, micro_batch: int, should_stop: ShouldStop | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Derivative of the advantage by each recorded action, in the order of `Batch.of` [m, ...], and which images have none that is finite [B] bool.
-
-        The chain through the denoising steps can amplify: no image pulls harder than `PULL_LIMIT` times the group's median. Pulls of a
-        broken image are zero.
-        """
-        mine = self.ranks.share(len(trajectory)).to(image_gradient.device)
-        part = noise_gradient(self.backbone, self.policy, trajectory.slice(mine), image_gradient[mine], micro_batch, should_stop) if len(mine) else None
-        found = self.ranks.join(part, 1).to(trajectory.actions.device).flatten(2)
-        broken = ~found.isfinite().all(2).all(0)
-        found = torch.where(broken[None, :, None], 0.0, found)
-        norms = found.norm(dim=2, keepdim=True)
-        limit = PULL_LIMIT * norms.median(1, keepdim=True).values
-        pull = found * ((limit / norms.clamp_min(1e-30)).clamp_max(1.0) / scale)
-        return (pull.view_as(trajectory.actions) * torch.exp(-trajectory.log_stds)).transpose(0, 1).flatten(0, 1), broken
+        """Pulls of a group's actions, and which images have none that is finite: `pulls_of` with this agent's policy."""
+        return pulls_of(self.backbone, self.policy, self.ranks, trajectory, image_gradient, scale, micro_batch, should_stop)
 
     def _add_base_means(self, group: Batch, trajectory: Trajectory, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None) -> None:
         """Base means of one random step of the window, for all images: 2 forwards an image rather than 2 K, and unbiased."""
