@@ -32,7 +32,7 @@ LIMITS = {
     "first_point_seconds": Limit(15.0, "first chart point after Start (the page has imported the trainer while the form was read), s"),
     "episode_seconds": Limit(8.0, "one episode at 16 images x 10 steps with guidance, s"),
     "peak_gib": Limit(3.0, "peak memory of the training process, GiB"),
-    "renders_per_second": Limit(15.0, "renderer at 128 x 128 on one core, images/s", least=True),
+    "renders_per_second": Limit(40.0, "renderer at 128 x 128 on one core, images/s", least=True),
     "page_seconds": Limit(10.0, "page interactive after `python app.py`, s"),
 }
 

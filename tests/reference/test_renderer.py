@@ -118,9 +118,14 @@ def test_speed_on_one_core():
     params, _ = pictures(2, size=128)
     rng = np.random.default_rng(1)
     params = [sample_parameters(rng) for _ in range(40)]
-    start = time.process_time()
-    render_batch(params, range(40))
-    assert 40 / (time.process_time() - start) > 25  # 75 to 110 on an idle core of 2020s hardware
+    rates = []
+    for _ in range(3):  # the best of three: other work on the machine's cores slows this one
+        start = time.process_time()
+        render_batch(params, range(40))
+        rates.append(40 / (time.process_time() - start))
+        if rates[-1] > 40:
+            break
+    assert max(rates) > 40  # 75 to 110 on an idle core of 2020s hardware
 
 
 def test_the_default_distribution_is_the_one_that_the_embedded_model_learned():
