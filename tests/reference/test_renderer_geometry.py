@@ -43,6 +43,12 @@ def test_rim_height_of_fresh_craters_is_a_few_percent_of_the_diameter():
     assert [0.009 < fresh_rim_km(d) / d < 0.06 for d in (1.0, 3.0, 6.0, 10.0, 40.0)] == [True] * 5
 
 
+def test_the_height_field_has_such_a_rim_too():
+    """Where the crater is fresh; in the unit of its diameter."""
+    heights = [measured(p, seed=i)[1] for i, p in enumerate(draws(kind="bowl", rims="sharp", freshness=0.95))]
+    assert min(heights) > 0.015 and max(heights) < 0.07
+
+
 @pytest.mark.parametrize("kind", ["bowl", "complex", "terraced", "rampart", "rayed", "double", "infilled", "degraded"])
 def test_the_height_field_has_the_depth_that_the_parameters_name_and_the_wall_can_hold(kind):
     for i, p in enumerate(draws(kind=kind, rims="worn" if kind == "degraded" else "sharp")):
@@ -148,12 +154,3 @@ def test_lunar_lambert_of_a_plane_against_the_formula():
         return 2 * mix * mu0 / (mu0 + mu) + (1 - mix) * mu0
 
     assert light == pytest.approx(law(mu0, mu) / law(np.sin(sun), 1.0), rel=2e-3)
-
-
-def test_small_craters_follow_a_power_law():
-    """Cumulative number ∝ D^-2 between the smallest and the largest drawn (equilibrium, Moore et al. 1980)."""
-    p = CraterParameters(small_craters=4000.0)
-    rng = np.random.default_rng(0)
-    count = rng.poisson(p.small_craters)
-    radii = np.minimum(1.5 * (1.0 - rng.random(count)) ** -0.5, 11.0)
-    assert ((radii > 4.0).sum() / (radii > 2.0).sum()) == pytest.approx(0.25, abs=0.04)
