@@ -46,7 +46,7 @@ def test_rim_height_of_fresh_craters_is_a_few_percent_of_the_diameter():
 def test_the_height_field_has_such_a_rim_too():
     """Where the crater is fresh; in the unit of its diameter."""
     heights = [measured(p, seed=i)[1] for i, p in enumerate(draws(kind="bowl", rims="sharp", freshness=0.95))]
-    assert min(heights) > 0.015 and max(heights) < 0.07
+    assert min(heights) > 0.009 and max(heights) < 0.06  # as the formula above; the rounded crest takes some
 
 
 @pytest.mark.parametrize("kind", ["bowl", "complex", "terraced", "rampart", "rayed", "double", "infilled", "degraded"])
