@@ -32,18 +32,24 @@ def _stack(tables: list[np.ndarray]) -> np.ndarray:
     return np.stack(tables, axis=1)
 
 
-def diversity_rows(base: Measured, tuned: list[Measured], ceiling: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], dict[str, Interval]]:
-    """Rows of the table and the gap closed by judge."""
+def diversity_rows(
+    base: Measured, tuned: list[Measured], ceiling: Measured, judges: Judges, generator: np.random.Generator, reference: Measured | None = None
+) -> tuple[list[dict], dict[str, Interval]]:
+    """Rows of the table and the gap closed by judge; the reference set has a level where it has as many images as a subset."""
     subsets = partitions(len(base), subset_size(len(base)), generator)
     ceiling_subsets = subsets if len(ceiling) == len(base) else partitions(len(ceiling), subsets.shape[2], generator)[:, : subsets.shape[1]]
     bases, tops = block_scores(base, judges, subsets), block_scores(ceiling, judges, ceiling_subsets)
     seeds = [block_scores(item, judges, subsets) for item in tuned]
     names = {"lite2": "Vendi score, Lite2", "wavelet": "Vendi score, wavelets", "attributes": "Spread of measured attributes"}
+    beside = {}
+    if reference is not None and len(reference) >= subsets.shape[2]:
+        own = partitions(len(reference), subsets.shape[2], np.random.default_rng(0))  # a generator of its own: the others' intervals do not depend on it
+        beside = {name: {"reference": float(scores.mean())} for name, scores in block_scores(reference, judges, own).items()}
     rows, gaps = [], {}
     for name, title in names.items():
         tables = [_stack([s[name] for s in seeds]), bases[name][:, None], tops[name][:, None]]
         change = paired_bootstrap(tables[:2], generator)
-        rows.append(_row(title, float(bases[name].mean()), float(tables[0].mean()), change, ceiling=float(tops[name].mean()), subset=subsets.shape[2]))
+        rows.append(_row(title, float(bases[name].mean()), float(tables[0].mean()), change, ceiling=float(tops[name].mean()), subset=subsets.shape[2], **beside.get(name, {})))
         if tops[name].shape[1] == bases[name].shape[1]:
             gaps[name] = paired_bootstrap(tables, generator, gap_closed)
             rows.append(_row(f"Diversity gap closed, {name}", None, None, gaps[name]))
@@ -106,7 +112,7 @@ def compare(
         `gap_closed` (Lite2; None where it has no meaning), `gap` by judge, `table` (rows with measure, base, tuned,
         estimate, low, high), `guards`, `adherence`.
     """
-    rows, gaps = diversity_rows(base, tuned, ceiling, judges, generator)
+    rows, gaps = diversity_rows(base, tuned, ceiling, judges, generator, reference)
     more, precision = manifold_rows(base, tuned, ceiling, reference, judges, generator)
     rows += more
     adherence: dict[str, Any] = {"relative": None}

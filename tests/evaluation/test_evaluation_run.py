@@ -113,6 +113,7 @@ def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     assert result["trivial"]["best"]["gap_closed"] >= 0  # the untouched base is a candidate
     precision = next(row for row in result["table"] if row["measure"].startswith("Precision"))
     assert precision["ceiling"] > precision["base"] and precision["reference"] > precision["base"]  # both are renders
+    assert next(row for row in result["table"] if row["measure"].startswith("Vendi"))["reference"] > 1  # twelve images, and subsets of two
     assert "| Ceiling | Reference |" in (run.path / "evaluation" / "table.md").read_text()
     assert result["pairs"][1]["prompt"] == PROMPTS[1]
     drawn = generate.generate_images([PROMPTS[1]], [result["pairs"][1]["seed"]], run=run, device="cpu")
