@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +14,6 @@ from backend.evaluation.judges import Judges
 from backend.evaluation.protocol import Protocol
 
 PROMPTS = ("aerial view of bowl mars craters on dune fields", "ground view of complex mars craters on smooth plains")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that the tests of this module share and nobody else."""
-    folder = tmp_path_factory.getbasetemp() / "evaluation_cache"
-    monkeypatch.setenv("CRATER_CACHE", str(folder))
-    return folder
 
 
 def test_ceiling_obeys_its_captions_and_varies(cache):

@@ -29,14 +29,6 @@ from backend.runs import Run, RunStore
 PROMPTS = ("aerial view of bowl mars craters on dune fields", "ground view of complex mars craters on smooth plains")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that the tests of this module share and nobody else."""
-    folder = tmp_path_factory.getbasetemp() / "evaluation_cache"
-    monkeypatch.setenv("CRATER_CACHE", str(folder))
-    return folder
-
-
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
     """Twelve renders as a simulated reference set."""
