@@ -8,7 +8,7 @@ import torch
 
 from backend.errors import InputError
 
-INITIAL_STREAM, PLAN_STREAM, FIRST_STEP_STREAM, FIRST_SURROUNDINGS_STREAM = 0, 1, 2, 1 << 16
+INITIAL_STREAM, PLAN_STREAM, FIRST_STEP_STREAM = 0, 1, 2
 _MASK = (1 << 64) - 1
 
 
@@ -53,9 +53,5 @@ class NoiseSource:
         return self._draw(PLAN_STREAM, shape)
 
     def step(self, i: int, shape: Sequence[int]) -> torch.Tensor:
-        """Noise of the action of denoising step i [B, *shape]."""
+        """Noise of denoising step i [B, *shape]."""
         return self._draw(FIRST_STEP_STREAM + i, shape)
-
-    def surroundings(self, i: int, shape: Sequence[int]) -> torch.Tensor:
-        """Noise of denoising step i that is no part of any action [B, *shape]."""
-        return self._draw(FIRST_SURROUNDINGS_STREAM + i, shape)

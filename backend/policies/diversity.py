@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
-from backend.diffusion.kernel import Gaussian, denoise, predict_clean, stochastic_step
+from backend.diffusion.kernel import Gaussian, denoise, predict_clean
 from backend.diffusion.noise import NoiseSource, mix
 from backend.diffusion.sampler import Action, StepOutcome, StepState
 from backend.diffusion.trajectory import Transitions
@@ -55,11 +55,7 @@ class PushNetwork(nn.Module):
 
 
 class DiversityPolicy(Policy):
-    """After a DDIM step in the window, a sampled bounded push is added: scale * tanh(FINENESS * u), u Gaussian.
-
-    Where the pathwise gradient trains it, that step has DDIM's noise, as `LORA_UNET`'s has; it belongs to the surroundings, not to the action.
-    A push must then raise the reward amid wide noise; without it it finds patterns that move the reward's network and little else. Sampled
-    credit finds no such patterns, and its twin knows nothing of the noise: there the step is deterministic.
+    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * tanh(FINENESS * u), u Gaussian.
 
     The UNet's graph is never built: the states (latents and clean estimate) are recorded, so that replay costs next to nothing.
     Scored is u before the squashing, which is free of parameters and cancels in ratio and KL.
@@ -95,18 +91,14 @@ class DiversityPolicy(Policy):
         return Gaussian(mean, self.spread().expand(len(mean), -1, -1, -1))
 
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
-        """Deterministic DDIM; in the window the push, and under it, in pathwise training, the share `eta` of DDIM's noise."""
+        """Deterministic DDIM, then in the window the push."""
         backbone = self.backbone
         clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        following = denoise(clean, epsilon, state.alpha_prev)
         if not state.trained:
-            return StepOutcome(denoise(clean, epsilon, state.alpha_prev))
+            return StepOutcome(following)
         seen = torch.cat([state.latents, clean], dim=1)
         gaussian = self._gaussian(seen, state.embeds, state.timestep)
-        if self.config.pathwise_share and not state.deterministic:
-            surroundings = stochastic_step(state.latents, state.prediction, state.alpha, state.alpha_prev, self.config.eta, backbone.prediction_type, backbone.clip_range)
-            following = surroundings.sample(noise.surroundings(state.index, clean.shape[1:]))
-        else:
-            following = denoise(clean, epsilon, state.alpha_prev)
         value = gaussian.mean if state.deterministic else gaussian.sample(noise.step(state.index, gaussian.mean.shape[1:]))
         return StepOutcome(following + self.push(value), Action(seen, value, gaussian))
 

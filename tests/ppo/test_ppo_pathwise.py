@@ -34,8 +34,7 @@ def test_the_update_mixes_both_estimates_by_their_shares(bench, mode):
 @pytest.mark.parametrize(("mode", "episodes"), [*((mode, 12) for mode in MODES[:2]), pytest.param("SCHEDULER_POLICY", 40, marks=pytest.mark.slow)])
 def test_both_estimate_the_same_gradient(bench, mode, episodes):
     """The mean brightness as reward: over many draws the sampled gradient points where the pathwise one does."""
-    quiet = {"eta": 0.05} if mode == "DIVERSITY_POLICY" else {}  # its noise of the surroundings is none that the twin knows of
-    b = bench(mode=mode, kl_base_coef=0.0, entropy_coef=0.0, baseline="twin", prompts_per_group=3, **quiet)
+    b = bench(mode=mode, kl_base_coef=0.0, entropy_coef=0.0, baseline="twin", prompts_per_group=3)
     parameters = list(b.agent.policy.trainable().values())
     sampled, pathwise = 0.0, 0.0
     for episode in range(1, episodes + 1):
