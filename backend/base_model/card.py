@@ -10,14 +10,19 @@ from pathlib import Path
 from backend.base_model.data import SIZE
 
 
-def loss_figure(log: Path, out: Path) -> None:
-    """Loss of each stage that was trained over its steps, from log.jsonl."""
+def training_rows(log: Path) -> list[dict]:
+    """Rows of log.jsonl that tell of a training stage; none where there is no log, or one of rendering alone."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    return rows if any("loss" in row for row in rows) else []
+
+
+def loss_figure(rows: Sequence[dict], out: Path) -> None:
+    """Loss of each stage that was trained over its steps."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     curves = {stage: [(r["step"], r["loss"]) for r in rows if r["stage"] == stage] for stage in ("decoder", "denoiser", "sharpen")}
     curves = {stage: points for stage, points in curves.items() if points}
     figure = Figure(figsize=(4.5 * len(curves), 3.2), layout="constrained")
@@ -28,11 +33,10 @@ def loss_figure(log: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-def training_cost(log: Path) -> dict[str, float]:
+def training_cost(rows: Sequence[dict]) -> dict[str, float]:
     """Seconds that each stage took, by its own clock; a stage that was interrupted counts its longest stretch only."""
     seconds: dict[str, float] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in rows:
         if "seconds" in row:
             seconds[row["stage"]] = max(seconds.get(row["stage"], 0.0), row["seconds"])
     return seconds
@@ -51,7 +55,7 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[str, float], judges: dict[str, str]) -> Path:
+def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[str, float], judges: dict[str, str], pictures: Path) -> Path:
     """Write README.md of the model folder.
 
     Args:
@@ -60,17 +64,19 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         recipe: training.json.
         cost: seconds by stage.
         judges: SHA-256 of each judge by its name.
+        pictures: the sheet of rendered and generated side by side.
     """
+    seen = f"Fine-tuned on {recipe['pictures']} pictures of its owner's" if "pictures" in recipe else "It has never seen a photograph"
     figures, before = history[-1], history[-2] if len(history) > 1 else None
     lines = [
-        "# crater-tiny",
+        f"# {folder.resolve().name}",
         "",
         f"A small Stable-Diffusion-type pipeline for {SIZE}×{SIZE} pictures of simulated Martian craters, trained from scratch on this project's own renderer. "
-        "It knows the words of the captions in `backend/reference/captions.py`; other words are neutral. It has never seen a photograph.",
+        f"It knows the words of the captions in `backend/reference/captions.py`; other words are neutral. {seen}.",
         "",
         "![samples](sheet.png)",
         "",
-        "64 captions of held-out renders at guidance 7.5, 20 DDIM steps, none left out. Rendered and generated side by side: `docs/figures/base_model_sheet.jpg`.",
+        f"64 captions of held-out renders at guidance 7.5, 20 DDIM steps, none left out. Rendered and generated side by side: `{pictures}`.",
         "",
         "## Figures",
         "",
@@ -178,8 +184,7 @@ def _recipe_rows(recipe: dict, cost: dict[str, float]) -> list[str]:
         "",
         "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict)) + "." + _origin(recipe),
         "",
-        "Seconds by stage: " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".",
-        "",
+        *(["Seconds by stage (the longest stretch of each): " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".", ""] if cost else []),
         "![losses](losses.png)",
         "",
         "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences)"

@@ -57,9 +57,12 @@ def render_shard(folder: Path, index: int, seed: int) -> Path:
     meta = path.with_suffix(".json")
     meta.write_text(json.dumps([p.to_dict() for p in params]), encoding="utf-8")
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, images, allow_pickle=False)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, images, allow_pickle=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -82,13 +85,15 @@ def load_dataset(folder: Path, count: int | None = None) -> tuple[np.ndarray, li
     """Images uint8 [N, SIZE, SIZE, 3] and their parameters, in shard order.
 
     Raises:
-        InputError: there is no shard.
+        InputError: there is no shard, or there are fewer than `count` images.
     """
     paths = sorted(folder.glob("shard_*.npy"))
-    if count is not None:
-        paths = paths[: -(-count // SHARD)]
     if not paths:
         raise InputError(f"no rendered shards in {folder}: run `python -m backend base-model render` first")
+    if count is not None:
+        if len(paths) * SHARD < count:
+            raise InputError(f"{folder} holds {len(paths) * SHARD} renders of the {count} that are needed: run `python -m backend base-model render --images {count}` first")
+        paths = paths[: -(-count // SHARD)]
     images = np.concatenate([np.load(p, allow_pickle=False) for p in paths])
     params = [CraterParameters.from_dict(d) for p in paths for d in json.loads(p.with_suffix(".json").read_text(encoding="utf-8"))]
     return images[:count], params[:count]

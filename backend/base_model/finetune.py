@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_b
 from backend.base_model.linear_code import LinearCode, read_code
 from backend.base_model.pictures import Pictures
 from backend.base_model.progress import STAGES, claim
-from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, sharpen, training_record, weights_sha256
+from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, replace_folder, sharpen, training_record, weights_sha256
 from backend.errors import InputError
 from backend.reference.captions import caption
 
@@ -111,24 +109,10 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         "loss_after": after,
         "started_from": training_record(start_from) | {"weights_sha256": job["start_from"]},
     }
-    _replace(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record))
+    replace_folder(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record))
     for name in STAGES:
         (work / name).unlink(missing_ok=True)
     return out
-
-
-def _replace(out: Path, write: Callable[[Path], Path]) -> None:
-    """Let `write` fill a folder beside `out` and give it that name once it is whole; what a killed attempt left is removed."""
-    temporary, previous = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        write(temporary)
-        if out.exists():
-            out.rename(previous)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def losses(model: Denoiser, pairs: Pairs, own: int, code: LinearCode, tokenizer: CLIPTokenizer, device: str = "cpu") -> dict[str, float]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backend.base_model.card import loss_figure, machine, training_cost, write_card
+from backend.base_model.card import loss_figure, machine, training_cost, training_rows, write_card
 from backend.base_model.judges import judge_versions
 from backend.base_model.measure import SEED, generate, held_out, measure_model
-from backend.base_model.recipe import weights_sha256
+from backend.base_model.recipe import MODEL, training_record, weights_sha256
 from backend.base_model.sheets import PICTURES, read_crops, save_sheet, sheet, side_by_side, spread_over
+from backend.errors import InputError
 from backend.reference.captions import caption
 from backend.reference.prompts import load_prompts
 
@@ -18,23 +19,37 @@ HISTORY = Path("docs/results/base_model_history.json")
 SHEET = Path("docs/figures/base_model_sheet.jpg")
 
 
+def places(folder: Path) -> tuple[Path, Path, Path]:
+    """Where figures, their history and the sheet of a model go: the project's records for the embedded model, its own folder for any other."""
+    if folder.resolve() == MODEL.resolve():
+        return RESULT, HISTORY, SHEET
+    return folder / "measured.json", folder / "measured_history.json", folder / "sheet_beside_renders.jpg"
+
+
 def measure_and_write(folder: Path, work: Path, count: int) -> Path:
-    """Measure, then write result file, history, sheets, loss curves and card."""
+    """Measure, then write result file, history, sheets, loss curves and card; without a training log the curves stay as they are.
+
+    Raises:
+        InputError: the folder holds no trained model, or there are too few training renders; nothing is written then.
+    """
+    recipe, (result, history_path, sheet_path) = training_record(folder), places(folder)
+    if not recipe:
+        raise InputError(f"{folder} has no training.json: name the folder of a pipeline that `base-model train` wrote")
     figures = measure_model(folder, work, load_prompts("assets/prompts/test.txt"), count) | {
         "machine": machine(),
-        "command": f"python -m backend base-model measure --images {count}",
+        "command": f"python -m backend base-model measure --images {count}" + ("" if result == RESULT else f" --model {folder}"),
         "weights_sha256": weights_sha256(folder),
         "judges": judge_versions(),
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    history = remember(figures, HISTORY)
-    blocks = rendered_and_generated(folder)
-    save_sheet(side_by_side(blocks), SHEET)
+    blocks, rows = rendered_and_generated(folder), training_rows(work / "log.jsonl")
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    history = remember(figures, history_path)
+    save_sheet(side_by_side(blocks), sheet_path)
     sheet(blocks["generated"]).save(folder / "sheet.png", optimize=True)
-    loss_figure(work / "log.jsonl", folder / "losses.png")
-    recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    return write_card(folder, history, recipe, training_cost(work / "log.jsonl"), judge_versions())
+    if rows:
+        loss_figure(rows, folder / "losses.png")
+    return write_card(folder, history, recipe, training_cost(rows), judge_versions(), sheet_path)
 
 
 def remember(figures: dict, path: Path) -> list[dict]:

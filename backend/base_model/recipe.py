@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 WORK = Path(".cache/base_model")
 MODEL = Path("assets/models/crater-tiny")
+DESCRIBED = ("README.md", "sheet.png", "losses.png")  # of the model before; `measure` writes those of the new one
 SHORTENED = 0.6  # share of the training captions that leave words out; the others say all
 DRAWN = 512  # the denoiser's own pictures that the decoder is finished on
 CODE_IMAGES = 2048  # enough patches (half a million) for 192 principal components
@@ -139,11 +141,14 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         start_from: folder of a pipeline of this recipe whose weights are trained further; None starts from nothing.
 
     Raises:
-        InputError: `start_from` is no such pipeline or has more channels than asked for, `work` holds another training's
+        InputError: `start_from` is no such pipeline, has more channels than asked for or is `out` itself, `work` holds another training's
             progress, or the disk is full; running the same command again goes on.
     """
+    if start_from is not None and out.resolve() == start_from.resolve():
+        raise InputError(f"{out} is where the training starts from: name another folder with --out, or the same command could not go on after an interruption")
     log = Log(work)
-    claim(work, {name: value for name, value in asdict(recipe).items() if name != "device"} | {"start_from": weights_sha256(start_from) if start_from else None})
+    numbers = {name: value for name, value in asdict(recipe).items() if name != "device"}
+    claim(work, numbers | {"start_from": weights_sha256(start_from) if start_from else None})
     images, params = render(recipe, work, log)
     if start_from is None:
         code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels), (None, None, None)
@@ -168,7 +173,8 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     )  # fmt: skip
     sharpen(ema, vae, tokenizer, pairs, recipe.sharpen_steps, work, recipe.seed, log, recipe.device)
     record = asdict(recipe) | {"started_from": training_record(start_from)} if start_from else asdict(recipe)
-    return assemble(ema, vae.to("cpu"), tokenizer, out, record)
+    replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record), DESCRIBED)
+    return out
 
 
 def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: int, work: Path, seed: int, log: Log, device: str = "cpu") -> None:
@@ -206,7 +212,7 @@ def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIP
 
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder} holds no pipeline ({str(error).splitlines()[0]}): name a folder that `base-model train` wrote") from error
     if not isinstance(pipeline.vae, AutoencoderTiny):
         raise InputError(f"{folder} has a {type(pipeline.vae).__name__}, this recipe an AutoencoderTiny: name a folder that `base-model train` wrote")
@@ -245,6 +251,32 @@ def build_pipeline(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPToke
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def replace_folder(out: Path, write: Callable[[Path], Path], keep: Sequence[str] = ()) -> None:
+    """Let `write` fill a folder beside `out` and give it that name once it is whole; what a killed attempt left is removed.
+
+    Args:
+        out: the folder.
+        write: fills the folder that it is given.
+        keep: files of the old folder that the new one gets where it has none of that name.
+    """
+    temporary, previous = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    if not out.exists() and previous.exists():  # killed between the two renames
+        previous.rename(out)
+    shutil.rmtree(previous, ignore_errors=True)
+    try:
+        write(temporary)
+        for name in keep:
+            if (out / name).is_file() and not (temporary / name).exists():
+                shutil.copy2(out / name, temporary / name)
+        if out.exists():
+            out.rename(previous)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:

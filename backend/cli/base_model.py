@@ -42,11 +42,9 @@ def train(
     work: Annotated[Path | None, typer.Option(help="Folder of progress (and of renders, without --images).")] = None,
 ) -> None:
     """Train the embedded model from the renderer, or fine-tune it on your own pictures; interrupted, the same command goes on."""
-    import torch
-
     from backend.base_model.recipe import MODEL, WORK, Recipe, cuda_recipe, run_recipe
 
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = _device(device)
     steps = {k: v for k, v in {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps, "sharpen_steps": sharpen_steps}.items() if v is not None}
     if images is not None:
         if channels is not None:
@@ -61,6 +59,18 @@ def train(
     recipe = cuda_recipe() if chosen.startswith("cuda") else Recipe()
     recipe = replace(recipe, device=chosen, channels=channels, **steps | ({} if renders is None else {"images": renders}))
     typer.echo(f"wrote {run_recipe(recipe, work or WORK, out or MODEL, start_from)}")
+
+
+def _device(name: str) -> str:
+    """The device that a name stands for, before anything is rendered for it.
+
+    Raises:
+        InputError: no such name, or no such device here.
+    """
+    from backend.config import make_config
+    from backend.training.session import resolve_device
+
+    return str(resolve_device(make_config({"device": name}).device))
 
 
 def _fine_tune(images: Path, captions: Path | None, plan: FineTuning, out: Path, start_from: Path, work: Path | None, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from backend.base_model import progress, recipe
-from backend.base_model.card import loss_figure
+from backend.base_model.card import loss_figure, training_rows
 from backend.base_model.data import augment, load_dataset, render_dataset
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
@@ -225,7 +225,7 @@ def test_loss_figure_has_a_panel_for_each_stage_that_was_trained(tmp_path: Path)
     for stages in (("denoiser",), ("decoder", "denoiser", "sharpen")):
         rows = [{"stage": "render", "images": 5, "seconds": 1.0}, *({"stage": stage, "step": step, "loss": 1 / step} for stage in stages for step in (1, 2))]
         (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        loss_figure(tmp_path / "log.jsonl", tmp_path / "losses.png")
+        loss_figure(training_rows(tmp_path / "log.jsonl"), tmp_path / "losses.png")
         widths.append(Image.open(tmp_path / "losses.png").width)
     assert widths[1] == pytest.approx(3 * widths[0], abs=2)
 
