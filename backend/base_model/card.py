@@ -66,7 +66,8 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         judges: SHA-256 of each judge by its name.
         pictures: the sheet of rendered and generated side by side.
     """
-    seen = f"Fine-tuned on {recipe['pictures']} pictures of its owner's" if "pictures" in recipe else "It has never seen a photograph"
+    shown = _pictures_seen(recipe)
+    seen = f"It was fine-tuned on {shown} pictures that are not renders" if shown else "It has never seen a photograph"
     figures, before = history[-1], history[-2] if len(history) > 1 else None
     lines = [
         f"# {folder.resolve().name}",
@@ -103,7 +104,7 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         "",
         *(f"- {name}: `{sha256}`" for name, sha256 in judges.items()),
         "",
-        *_recipe_rows(recipe, cost),
+        *_recipe_rows(recipe, cost, (folder / "losses.png").is_file()),
     ]
     path = folder / "README.md"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -177,7 +178,12 @@ def _guidance_rows(figures: dict) -> list[str]:
     ]
 
 
-def _recipe_rows(recipe: dict, cost: dict[str, float]) -> list[str]:
+def _pictures_seen(recipe: dict) -> int:
+    """Pictures of a person's own that this training, or one that it started from, was shown."""
+    return int(recipe.get("pictures", 0)) + (_pictures_seen(recipe["started_from"]) if isinstance(recipe.get("started_from"), dict) else 0)
+
+
+def _recipe_rows(recipe: dict, cost: dict[str, float], curves: bool) -> list[str]:
     """How the model was made and what that took."""
     return [
         "## Recipe",
@@ -185,8 +191,7 @@ def _recipe_rows(recipe: dict, cost: dict[str, float]) -> list[str]:
         "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict)) + "." + _origin(recipe),
         "",
         *(["Seconds by stage (the longest stretch of each): " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".", ""] if cost else []),
-        "![losses](losses.png)",
-        "",
+        *(["![losses](losses.png)", ""] if curves else []),
         "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences)"
         + (", then against a discriminator of small patches. " if recipe.get("sharpen_steps") else ". ")
         + "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",

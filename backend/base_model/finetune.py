@@ -18,7 +18,7 @@ from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_b
 from backend.base_model.linear_code import LinearCode, read_code
 from backend.base_model.pictures import Pictures
 from backend.base_model.progress import STAGES, claim
-from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, replace_folder, sharpen, training_record, weights_sha256
+from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, check_target, open_parts, render, replace_folder, sharpen, training_record, weights_sha256
 from backend.errors import InputError
 from backend.reference.captions import caption
 
@@ -83,6 +83,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         InputError: `out` is there already, `start_from` is no such pipeline, `work` belongs to another training, or the
             disk is full.
     """
+    check_target(out)
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: name a new folder with --out, or add --overwrite to replace it")
     vae, denoiser, tokenizer = open_parts(start_from, plan.seed + 1)

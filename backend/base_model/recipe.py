@@ -146,6 +146,7 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     """
     if start_from is not None and out.resolve() == start_from.resolve():
         raise InputError(f"{out} is where the training starts from: name another folder with --out, or the same command could not go on after an interruption")
+    check_target(out)
     log = Log(work)
     numbers = {name: value for name, value in asdict(recipe).items() if name != "device"}
     claim(work, numbers | {"start_from": weights_sha256(start_from) if start_from else None})
@@ -253,6 +254,17 @@ def build_pipeline(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPToke
     )
 
 
+def check_target(out: Path) -> None:
+    """Refuse, before hours of training, a folder that is replaced whole at their end and holds something else than a pipeline.
+
+    Raises:
+        InputError: a file, or a folder with other things in it.
+    """
+    foreign = out.exists() and not (out / "model_index.json").is_file() and (not out.is_dir() or any(out.iterdir()))
+    if foreign or not out.name:
+        raise InputError(f"{out} holds something else than a pipeline, and would be replaced: name a new folder with --out, such as models/mine")
+
+
 def replace_folder(out: Path, write: Callable[[Path], Path], keep: Sequence[str] = ()) -> None:
     """Let `write` fill a folder beside `out` and give it that name once it is whole; what a killed attempt left is removed.
 
@@ -261,6 +273,7 @@ def replace_folder(out: Path, write: Callable[[Path], Path], keep: Sequence[str]
         write: fills the folder that it is given.
         keep: files of the old folder that the new one gets where it has none of that name.
     """
+    check_target(out)
     temporary, previous = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     if not out.exists() and previous.exists():  # killed between the two renames

@@ -49,7 +49,7 @@ def test_measuring_another_model_keeps_the_embedded_models_records(tmp_path: Pat
     kept = {path: path.read_bytes() for path in (publish.RESULT, publish.HISTORY, publish.SHEET)}
     card = publish.measure_and_write(own, tmp_path / "work", 100).read_text(encoding="utf-8")
     assert {path: path.read_bytes() for path in kept} == kept
-    assert card.startswith("# mine") and "never seen a photograph" not in card and "12 pictures" in card and "Seconds by stage" not in card
+    assert card.startswith("# mine") and "never seen a photograph" not in card and "12 pictures" in card and "losses.png" not in card and "Seconds by stage" not in card
     assert (own / "measured.json").is_file() and not (own / "losses.png").exists()
 
 
@@ -60,6 +60,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         def fill(folder: Path) -> Path:
             folder.mkdir()
             (folder / "weights").write_text(text)
+            (folder / "model_index.json").write_text("{}")
             return folder
 
         return fill
@@ -74,6 +75,18 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no room"):
         replace_folder(out, lambda folder: (_ for _ in ()).throw(OSError("no room")))
     assert (out / "weights").read_text() == "second" and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "precious").write_text("mine")
+    for out in (models, models / "precious", Path(".")):
+        with pytest.raises(InputError, match="something else than a pipeline"):
+            run_recipe(Recipe(), tmp_path / "work", out)
+        with pytest.raises(InputError, match="something else than a pipeline"):
+            replace_folder(out, lambda folder: folder)
+    assert (models / "precious").read_text() == "mine" and not (tmp_path / "work").exists()
 
 
 def test_a_training_does_not_overwrite_what_it_starts_from(tmp_path: Path) -> None:

@@ -101,6 +101,9 @@ def test_parameters_survive_json():
     [
         (lambda: CraterParameters(kind="square"), "square"),
         (lambda: CraterParameters(size=float("nan")), "size"),
+        (lambda: CraterParameters(size=0.0), "size is 0.0; it must be above 0"),
+        (lambda: CraterParameters(small_craters=-1.0), "small_craters is -1.0"),
+        (lambda: CraterParameters(ellipticity=1.0), "ellipticity is 1.0"),
         (lambda: CraterParameters.from_dict({"colour_of_sky": 1.0}), "colour_of_sky"),
         (lambda: sample_parameters(np.random.default_rng(0), kidn="bowl"), "kidn"),
         (lambda: sample_parameters(np.random.default_rng(0), sensor="kodak"), "kodak"),

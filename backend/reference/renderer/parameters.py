@@ -85,6 +85,14 @@ class CraterParameters:
             value = getattr(self, field.name)
             if field.type == "float" and not (isinstance(value, (int, float)) and math.isfinite(value)):
                 raise InputError(f"{field.name} is {value!r}; it must be a finite number")
+        for name in ("size", "diameter_km"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be above 0")
+        for name in ("small_craters", "old_craters"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is an expected number, 0 or more")
+        if not 0 <= self.ellipticity < 1:
+            raise InputError(f"ellipticity is {self.ellipticity!r}; it must be from 0 to below 1")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-able values."""
