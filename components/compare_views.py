@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.errors import InputError
+from backend.evaluation.results import LEVELS
 from backend.runs import Run
 from components.markup import Raw, empty, note, number, table, text
 from components.pictures import data_address, nearest, plain_features, same_size
@@ -141,14 +142,14 @@ def evaluation_table(run: Run) -> str:
     rows = []
     for row in found.get("table", []):
         interval = "–" if row.get("low") is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-        levels = [number(row.get(name)) for name in ("base", "tuned", "ceiling", "reference")]
+        levels = [number(row.get(name)) for name in LEVELS]
         rows.append([row.get("measure", ""), *levels, number(row.get("estimate"), 3), interval])
     guards = found.get("guards") or {}
     verdict = ""
     if "passed" in guards:
         verdict = note("Quality guards kept.", "good") if guards["passed"] else note("Quality guards not kept: see the notes.", "warn")
     remarks = "".join(f"<li>{text(line)}</li>" for line in found.get("notes", []))
-    head = ["Measure", "Base", "Tuned", "Ceiling", "Reference", "Change or share", "95 % interval"]
+    head = ["Measure", *map(str.capitalize, LEVELS), "Change or share", "95 % interval"]
     return table(head, rows, caption=f"Evaluation of {found.get('checkpoint', '')} on test prompts") + verdict + f'<ul class="caption">{remarks}</ul>'
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from backend.errors import InputError
 from backend.runs import Run
-from backend.runs.files import read_json
 from components import banner
 from components.series import chart_payload
 
@@ -116,7 +115,7 @@ class RunFeed:
         grids = self.run.images()
         self._set("film", {"run": self.run.id, "samples": entries(grids), "denoising": entries(self.run.denoising())})
         if grids and grids[-1].episode != self._sample:
-            self._sample, self._policy = grids[-1].episode, (read_json(grids[-1].json) or {}).get("policy") or {}
+            self._sample, self._policy = grids[-1].episode, self.run.sampled_policy()
 
     def changes(self) -> list[dict[str, Any]]:
         """Live changes that took effect, in order."""

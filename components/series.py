@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.analysis.series import schedule_lines
+
 MAX_POINTS = 1000
 BAND_EPISODES = 8
 
@@ -230,18 +232,22 @@ def plan_charts(policy: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     Args:
         policy: `SchedulerPolicy.describe` of some prompts.
     """
-    if not policy.get("betas"):
+    lines = schedule_lines(policy)
+    if not lines:
         return {}, {}
-    steps, prompts = list(zip(*policy["betas"], strict=True)), policy["guidance"]
-    mean = [sum(step) / len(step) for step in steps]
-    lines = [("stock schedule", 7, "dash", policy["stock_betas"]), ("mean over prompts", 2, "solid", mean)]
-    lines += [("smallest", 1, "dot", [min(step) for step in steps]), ("largest", 3, "dot", [max(step) for step in steps])]
-    plan = [{"name": name, "slot": slot, "dash": dash, "kind": "level", "axis": "plan", "y": [_round(v) for v in y]} for name, slot, dash, y in lines]
+    styles = ((7, "dash"), (2, "solid"), (1, "dot"), (3, "dot"))
+    plan = [
+        {"name": name, "slot": slot, "dash": dash, "kind": "level", "axis": "plan", "y": [_round(v) for v in y]}
+        for (name, y), (slot, dash) in zip(lines.items(), styles, strict=True)
+    ]
+    prompts = policy["guidance"]
     chosen = [
         {"name": "learned", "slot": 2, "dash": "solid", "kind": "points", "axis": "prompts", "y": [_round(v) for v in prompts]},
         {"name": "stock", "slot": 7, "dash": "dash", "kind": "level", "axis": "prompts", "y": [policy["stock_guidance"]] * len(prompts)},
     ]
-    axes_of = {name: dict.fromkeys(("episode", "minutes", "images"), list(range(1, count + 1))) for name, count in (("plan", len(steps)), ("prompts", len(prompts)))}
+    axes_of = {
+        name: dict.fromkeys(("episode", "minutes", "images"), list(range(1, count + 1))) for name, count in (("plan", len(policy["stock_betas"])), ("prompts", len(prompts)))
+    }
     return {"plan": plan, "plan_guidance": chosen}, axes_of
 
 
@@ -255,7 +261,8 @@ def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[
         policy: what the latest sample says of its policy.
 
     Returns:
-        `{run, axes: {u: {episode, minutes, images}}, charts: {key: {unit, points, traces}}, marks}`.
+        `{run, axes: {u: {episode, minutes, images}}, charts: {key: {unit, points, traces}}, marks}`; charts of a plan have `across`,
+        the words of their own axis, which stands beside `u` under its name.
     """
     positions = axes(columns)
     ranges = bins(len(positions["episode"]))

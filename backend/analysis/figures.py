@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from backend.analysis.convergence import plateau_episode
-from backend.analysis.series import columns, present, smooth, thin
+from backend.analysis.series import columns, present, schedule_lines, smooth, thin
 from backend.runs import Run
-from backend.runs.files import read_json
 
 Figure = dict[str, Any]
 # Okabe and Ito's palette, safe for colour-blind readers; dash styles repeat the distinction without colour.
@@ -163,15 +162,8 @@ def noise_scale(run: Run) -> Figure:
 
 def schedule(run: Run) -> Figure:
     """Implied betas of the latest sample's prompts beside the stock schedule's, where the policy plans them; else without data."""
-    grids = run.images()
-    policy = ((read_json(grids[-1].json) or {}).get("policy") or {}) if grids else {}
-    betas = np.array(policy.get("betas") or [])
-    figure = {"data": [], "layout": layout("Learned schedule", "implied beta", "Denoising step")}
-    if betas.size:
-        steps = np.arange(1, betas.shape[1] + 1)
-        drawn = [("stock schedule", np.array(policy["stock_betas"])), ("mean over prompts", betas.mean(0)), ("smallest", betas.min(0)), ("largest", betas.max(0))]
-        figure["data"] = [line(name, steps, values, i) for i, (name, values) in enumerate(drawn)]
-    return figure
+    drawn = [line(name, np.arange(1, len(betas) + 1), betas, i) for i, (name, betas) in enumerate(schedule_lines(run.sampled_policy()).items())]
+    return {"data": drawn, "layout": layout("Learned schedule", "implied beta", "Denoising step")}
 
 
 def memory(run: Run) -> Figure:

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from backend.analysis import comparison
 from backend.analysis.feature_figures import evolution, sample_grid
 from backend.analysis.figures import FIGURES, Figure
+from backend.evaluation.results import LEVELS
 from backend.runs import Run
 
 STYLE = """
@@ -77,7 +78,7 @@ def sections(run: Run) -> list[tuple[str, list[list[Any]], list[str]]]:
     found = [("Run", overview, ["What", "Value"])]
     evaluation = run.evaluation()
     if evaluation:
-        found.append(("Evaluation on test prompts", _evaluation_rows(evaluation), ["Measure", "Base", "Tuned", "Ceiling", "Reference", "Difference or share", "95 % interval"]))
+        found.append(("Evaluation on test prompts", _evaluation_rows(evaluation), ["Measure", *map(str.capitalize, LEVELS), "Difference or share", "95 % interval"]))
     rows = [[key.replace("_", " "), value] for key, value in comparison.convergence(run).items() if key not in ("run", "mode", "metric")]
     found.append(("Convergence", rows, ["What", "Value"]))
     parts = [[row["component"], row["weight"], row["share"], row["slope"], row["low"], row["high"]] for row in comparison.decomposition(run)]
@@ -99,7 +100,7 @@ def _evaluation_rows(evaluation: dict[str, Any]) -> list[list[Any]]:
     rows = []
     for row in evaluation.get("table", []):
         interval = f"{text_of(row.get('low'))} to {text_of(row.get('high'))}"
-        rows.append([row.get("measure"), row.get("base"), row.get("tuned"), row.get("ceiling"), row.get("reference"), row.get("estimate"), interval])
+        rows.append([row.get("measure"), *map(row.get, LEVELS), row.get("estimate"), interval])
     return rows
 
 

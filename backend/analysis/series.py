@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from backend.runs import Run
 
 MOST_POINTS = 1000  # more than a chart's pixels; what the browser redraws at every update
+
+
+def schedule_lines(policy: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Implied betas [T] to draw of a policy that plans them: the stock schedule's, and mean, smallest and largest over its prompts; empty for other policies.
+
+    Args:
+        policy: `describe` of a policy for some prompts.
+    """
+    betas = np.array(policy.get("betas") or [])
+    if not betas.size:
+        return {}
+    return {"stock schedule": np.array(policy["stock_betas"]), "mean over prompts": betas.mean(0), "smallest": betas.min(0), "largest": betas.max(0)}
 
 
 def numbers(values: Sequence[object]) -> np.ndarray:

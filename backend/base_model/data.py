@@ -12,6 +12,7 @@ import numpy as np
 
 from backend.errors import InputError
 from backend.reference.renderer import CraterParameters, render_batch, sample_parameters
+from backend.runs.files import atomic_file
 
 SHARD = 256
 SIZE = 128
@@ -56,13 +57,8 @@ def render_shard(folder: Path, index: int, seed: int) -> Path:
     images = np.concatenate([render_batch(params[i : i + 32], seeds[i : i + 32], size=SIZE) for i in range(0, SHARD, 32)])
     meta = path.with_suffix(".json")
     meta.write_text(json.dumps([p.to_dict() for p in params]), encoding="utf-8")
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, images, allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        np.save(file, images, allow_pickle=False)
     return path
 
 

@@ -58,6 +58,7 @@ def evaluate(
 ) -> None:
     """Compare base and tuned model on the test prompts with judges that the reward never saw."""
     from backend.evaluation.evaluate import evaluate_run
+    from backend.evaluation.results import LEVELS
 
     found = find_run(run)
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
@@ -65,9 +66,8 @@ def evaluate(
         result = evaluate_run(
             found, images, checkpoint, device, tuple(guidance or ()), real_images, progress=lambda what, share: bar.update(task, description=what, completed=share)
         )
-    shown = ("measure", "base", "tuned", "ceiling", "reference", "estimate", "low", "high")
-    rows = [[row.get(name) for name in shown] for row in result["table"]]
-    show(f"{found.id}, {result['checkpoint']}, {result['images']} images", rows, ["Measure", "Base", "Tuned", "Ceiling", "Reference", "Change or share", "95 % low", "high"])
+    rows = [[row.get(name) for name in ("measure", *LEVELS, "estimate", "low", "high")] for row in result["table"]]
+    show(f"{found.id}, {result['checkpoint']}, {result['images']} images", rows, ["Measure", *map(str.capitalize, LEVELS), "Change or share", "95 % low", "high"])
     for note in result["notes"]:
         typer.echo(f"- {note}")
     typer.echo(f"wrote {found.evaluation_path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,15 @@ def _row(measure: str, base: float | None, tuned: float | None, interval: Interv
 def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
     """Precision, recall and coverage in points (percent), and the change of precision; recall and coverage of the reference set would be those of another number of images."""
     real = judges.real.spaces["lite2"]
+    radius = manifold.radii(real)
+    measures = {"Precision": partial(manifold.precision, radius=radius), "Recall": manifold.recall, "Coverage": partial(manifold.coverage, radius=radius)}
     rows, precision = [], None
-    for title, measure in (("Precision", manifold.precision), ("Recall", manifold.recall), ("Coverage", manifold.coverage)):
+    for title, measure in measures.items():
         before = 100 * measure(base.spaces["lite2"], real)
         after = np.stack([100 * measure(item.spaces["lite2"], real) for item in tuned])
         change = paired_bootstrap([after, before], generator)
         beside = {"ceiling": float(100 * measure(ceiling.spaces["lite2"], real).mean())}
-        if measure is manifold.precision:
+        if title == "Precision":
             beside["reference"] = float(100 * measure(reference.spaces["lite2"], real).mean())
         rows.append(_row(f"{title} (%)", float(before.mean()), float(after.mean()), change, **beside))
         precision = precision or change

@@ -25,9 +25,9 @@ def inside(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.n
     return (cdist(points, manifold) <= radius[None]).any(axis=1)
 
 
-def precision(generated: np.ndarray, real: np.ndarray, k: int = K) -> np.ndarray:
-    """Per generated image, whether it lies in the real manifold: [N] of 0 and 1; the mean is the precision."""
-    return inside(generated, real, radii(real, k)).astype(np.float64)
+def precision(generated: np.ndarray, real: np.ndarray, k: int = K, radius: np.ndarray | None = None) -> np.ndarray:
+    """Per generated image, whether it lies in the real manifold: [N] of 0 and 1; the mean is the precision. `radius`: `radii(real, k)` where they are known."""
+    return inside(generated, real, radii(real, k) if radius is None else radius).astype(np.float64)
 
 
 def recall(generated: np.ndarray, real: np.ndarray, k: int = K) -> np.ndarray:
@@ -35,9 +35,9 @@ def recall(generated: np.ndarray, real: np.ndarray, k: int = K) -> np.ndarray:
     return inside(real, generated, radii(generated, k)).astype(np.float64)
 
 
-def coverage(generated: np.ndarray, real: np.ndarray, k: int = K) -> np.ndarray:
-    """Per real image, whether a generated one lies in its ball: [M] of 0 and 1; the mean is the coverage."""
-    return (cdist(real, generated) <= radii(real, k)[:, None]).any(axis=1).astype(np.float64)
+def coverage(generated: np.ndarray, real: np.ndarray, k: int = K, radius: np.ndarray | None = None) -> np.ndarray:
+    """Per real image, whether a generated one lies in its ball: [M] of 0 and 1; the mean is the coverage. `radius` as in `precision`."""
+    return (cdist(real, generated) <= (radii(real, k) if radius is None else radius)[:, None]).any(axis=1).astype(np.float64)
 
 
 def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from backend.runs.files import write_json
 FOLDER = "evaluation"
 PAIRS = 24  # pairs kept for the page's slider
 COLUMNS = 8  # of the picture
+LEVELS = ("base", "tuned", "ceiling", "reference")  # sets whose levels stand side by side in every table of an evaluation, under their names with a capital
 
 
 def number(value: Any) -> str:
@@ -25,10 +26,10 @@ def number(value: Any) -> str:
 
 def markdown(evaluation: Mapping[str, Any]) -> str:
     """The table of an evaluation in Markdown, with what has to be known to read it."""
-    lines = ["| Measure | Base | Tuned | Ceiling | Reference | Change or share | 95 % interval |", "| --- | ---: | ---: | ---: | ---: | ---: | --- |"]
+    lines = [f"| Measure | {' | '.join(map(str.capitalize, LEVELS))} | Change or share | 95 % interval |", f"| --- | {'---: | ' * len(LEVELS)}---: | --- |"]
     for row in evaluation["table"]:
         interval = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
-        levels = [number(row.get(name)) for name in ("base", "tuned", "ceiling", "reference")]
+        levels = [number(row.get(name)) for name in LEVELS]
         lines.append(f"| {row['measure']} | {' | '.join(levels)} | {number(row['estimate'])} | {interval} |")
     return "\n".join([*lines, "", *[f"- {note}" for note in evaluation["notes"]]]) + "\n"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,7 @@ class Agent:
         if len(prompt_embeds) != len(seeds):
             raise InputError(f"{len(prompt_embeds)} prompt embeddings for {len(seeds)} seeds: give one of each per image")
         window, keywords = self.window(episode), {"num_inference_steps": self.config.num_inference_steps, "guidance_scale": self.config.guidance_scale}
-        with ExitStack() as stack:
-            if use_ema:
-                stack.enter_context(self.ema.applied())
-            if base:
-                stack.enter_context(self.policy.as_base())
+        with self.acting(use_ema, base):
 
             def draw(embeds: torch.Tensor, own: Sequence[int], stop: ShouldStop | None) -> Trajectory:
                 device = self.backbone.device
@@ -137,9 +133,19 @@ class Agent:
             part = draw(prompt_embeds[mine], [seeds[i] for i in mine], None).to("cpu") if mine else None
             return Trajectory.join([p for p in self.ranks.gather(part) if p is not None]).to(self.backbone.device)
 
+    @contextmanager
+    def acting(self, use_ema: bool = False, base: bool = False) -> Iterator[None]:
+        """Within it the policy has the averaged weights, or acts as the base model does."""
+        with ExitStack() as stack:
+            if use_ema:
+                stack.enter_context(self.ema.applied())
+            if base:
+                stack.enter_context(self.policy.as_base())
+            yield
+
     def describe(self, prompt_embeds: torch.Tensor, use_ema: bool = True, base: bool = False) -> dict[str, Any]:
         """JSON-able facts of the policy for prompts [P, L, E], with the averaged weights or as the base acts; see `Policy.describe`."""
-        with self.ema.applied() if use_ema else nullcontext(), self.policy.as_base() if base else nullcontext():
+        with self.acting(use_ema, base):
             return self.policy.describe(prompt_embeds)
 
     @property
@@ -207,8 +213,7 @@ class Agent:
         trainer = self.trpo if self.config.algorithm == "TRPO" else self.ppo
         tally = trainer.run(batch, settings, generator, should_stop)
         fill_stats(stats, tally, settings, self.policy.action_dimension)
-        if not self.policy.learns_std:
-            stats.entropy_loss = 0.0
+        stats.entropy_coef = settings.entropy_coef
         self._after(stats, group, tally.steps)
         if baseline is not None:
             stats.explained_variance = explained_variance(baseline.to(total_reward), total_reward)
@@ -219,7 +224,7 @@ class Agent:
         return Settings(
             clip_range=self.clip_range, target_kl=c.target_kl_nats * self.policy.kl_unit, epochs=c.ppo_epochs, minibatches=c.minibatches,
             micro_batch=c.micro_batch or -(-images // c.minibatches), max_grad_norm=c.max_grad_norm, vf_coef=c.vf_coef, clip_range_value=c.clip_range_value,
-            entropy_coef=self.entropy_coef.value, kl_base_coef=self.kl_base_coef.value / self.policy.kl_unit, pathwise=c.pathwise_share,
+            entropy_coef=self.entropy_coef.value if self.policy.learns_std else 0.0, kl_base_coef=self.kl_base_coef.value / self.policy.kl_unit, pathwise=c.pathwise_share,
         )  # fmt: skip
 
     def pulls(
@@ -246,7 +251,7 @@ class Agent:
         stats.explained_variance = explained_variance(group.values, group.returns) if self.critic is not None else 0.0
         stats.gradient_noise_scale = self.noise_scale.value
         stats.learning_rate = self.config.learning_rate
-        stats.entropy_coef, stats.kl_base_coef = self.entropy_coef.value if self.policy.learns_std else 0.0, self.kl_base_coef.value
+        stats.kl_base_coef = self.kl_base_coef.value
         if steps:
             self.ema.update()
             if self.policy.learns_std:

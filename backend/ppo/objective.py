@@ -90,7 +90,7 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     loss = (1 - share) * surrogate.sum()
     if share:
         loss = loss - share * torch.where(stale, 0.0, pathwise_gain(distribution, t)).sum()
-    if policy.learns_std and settings.entropy_coef:
+    if settings.entropy_coef:
         loss = loss - settings.entropy_coef * entropy.sum()
     base, known = (torch.zeros_like(t.mean), torch.ones_like(chunk.fresh)) if policy.base_is_zero else (t.base_mean, t.base_known)
     if base is not None:

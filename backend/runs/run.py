@@ -135,6 +135,11 @@ class Run:
         found = [(number, path) for path in self.images_dir.glob(f"{prefix}*.png") if (number := _number(path, prefix)) is not None]
         return [SampleInfo(number, path, path.with_suffix(".json")) for number, path in sorted(found)]
 
+    def sampled_policy(self) -> dict[str, Any]:
+        """What the newest sample grid says of its policy; empty before the first, and in runs recorded without it."""
+        grids = self.images()
+        return ((read_json(grids[-1].json) or {}).get("policy") or {}) if grids else {}
+
     def checkpoints(self) -> list[CheckpointInfo]:
         """Checkpoints in the order of episodes; the best one is marked."""
         best = (read_json(self.checkpoints_dir / "best.json") or {}).get("checkpoint")

@@ -165,7 +165,7 @@ def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int, base: bool = Fa
     from backend.diffusion.sampler import rollout
 
     watcher, config = _Watcher(agent.policy), agent.config
-    with agent.policy.as_base() if base else agent.ema.applied():
+    with agent.acting(use_ema=not base, base=base):
         trajectory = rollout(
             agent.backbone, watcher, embeds, NoiseSource([seed], agent.backbone.device), agent.window(0),
             num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale, deterministic=True,

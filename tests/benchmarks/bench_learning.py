@@ -33,7 +33,8 @@ from backend.evaluation.group_score import group_scores, reward_for
 from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.runs import Run
-from tests.benchmarks.common import commit, completed_run, freeze, frozen_facts, machine, overridden, parse, read, run_arms, train_arm, tuned_images
+from backend.training.record import git_revision
+from tests.benchmarks.common import completed_run, freeze, frozen_facts, machine, overridden, parse, read, run_arms, train_arm, tuned_images
 from tests.benchmarks.learning_tables import MODES, late_slope, write_tables
 
 SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
@@ -146,7 +147,7 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One training run, its raw gain, and what the judges say."""
     config = arm_config(arm, chosen.set)
     frozen_base(config, chosen)  # before an hour of training, not after it
-    code = commit()
+    code = git_revision()
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
     base = judge_base(config, chosen, None if arm in MAIN else min(ABLATION_IMAGES, chosen.images))
     tuned = tuned_images(config, run, base.protocol, base.model, chosen.device)

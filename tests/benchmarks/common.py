@@ -45,15 +45,6 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
-def commit() -> str:
-    """The commit of the code that is run, with a plus where tracked files differ from it; empty outside a repository."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
 def machine_line(found: Mapping[str, Any]) -> str:
     """The machine in words."""
     extra = f", {found['accelerator']}" if "accelerator" in found else ""
