@@ -55,14 +55,13 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[str, float], judges: dict[str, str], pictures: Path) -> Path:
+def write_card(folder: Path, history: Sequence[dict], recipe: dict, judges: dict[str, str], pictures: Path) -> Path:
     """Write README.md of the model folder.
 
     Args:
         folder: the pipeline's folder, with sheet.png and losses.png in it.
         history: measured versions, oldest first; the last is this model, the one before it stands beside it.
         recipe: training.json.
-        cost: seconds by stage.
         judges: SHA-256 of each judge by its name.
         pictures: the sheet of rendered and generated side by side.
     """
@@ -104,7 +103,7 @@ def write_card(folder: Path, history: Sequence[dict], recipe: dict, cost: dict[s
         "",
         *(f"- {name}: `{sha256}`" for name, sha256 in judges.items()),
         "",
-        *_recipe_rows(recipe, cost, (folder / "losses.png").is_file()),
+        *_recipe_rows(recipe, (folder / "losses.png").is_file()),
     ]
     path = folder / "README.md"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -183,12 +182,18 @@ def _pictures_seen(recipe: dict) -> int:
     return int(recipe.get("pictures", 0)) + (_pictures_seen(recipe["started_from"]) if isinstance(recipe.get("started_from"), dict) else 0)
 
 
-def _recipe_rows(recipe: dict, cost: dict[str, float], curves: bool) -> list[str]:
+def _numbers(recipe: dict) -> str:
+    """A training's settings in words."""
+    return ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict))
+
+
+def _recipe_rows(recipe: dict, curves: bool) -> list[str]:
     """How the model was made and what that took."""
+    cost = recipe.get("seconds", {})
     return [
         "## Recipe",
         "",
-        "`make base-model`: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict)) + "." + _origin(recipe),
+        f"`python -m backend base-model train`: {_numbers(recipe)}.{_origin(recipe)}",
         "",
         *(["Seconds by stage (the longest stretch of each): " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".", ""] if cost else []),
         *(["![losses](losses.png)", ""] if curves else []),
@@ -200,6 +205,8 @@ def _recipe_rows(recipe: dict, cost: dict[str, float], curves: bool) -> list[str
 
 
 def _origin(recipe: dict) -> str:
-    """What the training started from, in words."""
-    start = recipe.get("started_from")
-    return " Started from an earlier version: " + ", ".join(f"{k} {v}" for k, v in start.items() if not isinstance(v, dict)) + "." if start else ""
+    """What the training started from, in words, back to the one that started from nothing."""
+    trainings = []
+    while recipe := recipe.get("started_from", {}):
+        trainings.append(_numbers(recipe))
+    return " It started from an earlier training, and that from the next of these: " + "; ".join(trainings) + "." if trainings else ""

@@ -110,7 +110,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         "loss_after": after,
         "started_from": training_record(start_from) | {"weights_sha256": job["start_from"]},
     }
-    replace_folder(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record))
+    replace_folder(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record, log))
     for name in STAGES:
         (work / name).unlink(missing_ok=True)
     return out

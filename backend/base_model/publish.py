@@ -1,11 +1,11 @@
-"""What `base-model measure` leaves behind: figures, their history, sheets, loss curves and the model card."""
+"""What `base-model measure` leaves behind: figures, their history, sheets and the model card."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from backend.base_model.card import loss_figure, machine, training_cost, training_rows, write_card
+from backend.base_model.card import machine, write_card
 from backend.base_model.judges import judge_versions
 from backend.base_model.measure import SEED, generate, held_out, measure_model
 from backend.base_model.recipe import MODEL, training_record, weights_sha256
@@ -27,7 +27,7 @@ def places(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def measure_and_write(folder: Path, work: Path, count: int) -> Path:
-    """Measure, then write result file, history, sheets, loss curves and card; without a training log the curves stay as they are.
+    """Measure, then write result file, history, sheets and card. What the training took and its loss curves are as it left them in the folder.
 
     Raises:
         InputError: the folder holds no trained model, or there are too few training renders; nothing is written then.
@@ -41,15 +41,13 @@ def measure_and_write(folder: Path, work: Path, count: int) -> Path:
         "weights_sha256": weights_sha256(folder),
         "judges": judge_versions(),
     }
-    blocks, rows = rendered_and_generated(folder), training_rows(work / "log.jsonl")
+    blocks = rendered_and_generated(folder)
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     history = remember(figures, history_path)
     save_sheet(side_by_side(blocks), sheet_path)
     sheet(blocks["generated"]).save(folder / "sheet.png", optimize=True)
-    if rows:
-        loss_figure(rows, folder / "losses.png")
-    return write_card(folder, history, recipe, training_cost(rows), judge_versions(), sheet_path)
+    return write_card(folder, history, recipe, judge_versions(), sheet_path)
 
 
 def remember(figures: dict, path: Path) -> list[dict]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from backend.base_model.card import loss_figure, training_cost, training_rows
 from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 WORK = Path(".cache/base_model")
 MODEL = Path("assets/models/crater-tiny")
-DESCRIBED = ("README.md", "sheet.png", "losses.png")  # of the model before; `measure` writes those of the new one
+DESCRIBED = ("README.md", "sheet.png")  # of the model before; `measure` writes those of the new one
 SHORTENED = 0.6  # share of the training captions that leave words out; the others say all
 DRAWN = 512  # the denoiser's own pictures that the decoder is finished on
 CODE_IMAGES = 2048  # enough patches (half a million) for 192 principal components
@@ -173,8 +174,8 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         batch=recipe.batch, learning_rate=recipe.learning_rate, log=log, device=recipe.device,
     )  # fmt: skip
     sharpen(ema, vae, tokenizer, pairs, recipe.sharpen_steps, work, recipe.seed, log, recipe.device)
-    record = asdict(recipe) | {"started_from": training_record(start_from)} if start_from else asdict(recipe)
-    replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record), DESCRIBED)
+    record = asdict(recipe) | ({"started_from": training_record(start_from)} if start_from else {})
+    replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record, log), DESCRIBED)
     return out
 
 
@@ -292,8 +293,8 @@ def replace_folder(out: Path, write: Callable[[Path], Path], keep: Sequence[str]
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict) -> Path:
-    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made.
+def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict, log: Log) -> Path:
+    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made, what that took and the curves of its losses.
 
     Raises:
         InputError: the folder cannot be written.
@@ -301,7 +302,10 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
     pipeline = build_pipeline(denoiser.to("cpu"), vae.to("cpu"), tokenizer)
     try:
         pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
-        (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        rows = training_rows(log.path)
+        (out / "training.json").write_text(json.dumps(record | {"seconds": training_cost(rows)}, indent=1), encoding="utf-8")
+        if rows:
+            loss_figure(rows, out / "losses.png")
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"the model cannot be written to {out} ({reason}): free some space and run the same command again") from error

@@ -136,7 +136,7 @@ def measure(
     model: Annotated[Path, typer.Option(help="Folder of the pipeline.")] = Path("assets/models/crater-tiny"),
     work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
 ) -> None:
-    """Measure the embedded model; writes its card, sheets, loss curves and docs/results/base_model.json with its history."""
+    """Measure the embedded model; writes its card, sheets and docs/results/base_model.json with its history."""
     from backend.base_model.publish import measure_and_write
 
     typer.echo(f"wrote {measure_and_write(model, work, images)}")

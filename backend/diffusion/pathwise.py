@@ -20,6 +20,7 @@ from backend.diffusion.noise import NoiseSource
 from backend.diffusion.sampler import ShouldStop, StepState, check_stop
 from backend.diffusion.trajectory import Trajectory
 
+TIME_REACH = 30.0  # timesteps to either side
 DECODED = 4  # images decoded at once: a full-size decoder's activations are the largest of all
 
 
@@ -97,7 +98,9 @@ def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient
         check_stop(should_stop)
         latents = part.path[i].clone().requires_grad_(i > first)  # the first step's latents are given
         with torch.set_grad_enabled(planned or i > first):
-            prediction = guided_prediction(backbone, latents, timesteps[i], part.embeds, guidance, guided=guided)
+            prediction = guided_prediction(backbone, latents, timesteps[i].detach(), part.embeds, guidance, guided=guided)
+            if planned:
+                prediction = follow_time(backbone, prediction, latents, timesteps[i], part.embeds, guidance, guided)
         trained = i < first + count
         outcome = policy.step(StepState(i, latents, prediction, timesteps[i], alphas[i], alphas_prev[i], part.embeds, trained, False), noise)
         wanted = ([latents] if i > first else []) + (leaves if planned else [noise.leaf] if trained else [])
@@ -108,6 +111,22 @@ def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient
             found.append(gradients[-1])
         adjoint = gradients[0]
     return torch.autograd.grad(chosen, noise.leaf, by_plan)[0][None] if planned else torch.stack(found[::-1])
+
+
+def follow_time(
+    backbone: Backbone, prediction: torch.Tensor, latents: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor, guidance: torch.Tensor, guided: bool
+) -> torch.Tensor:
+    """The prediction, with a derivative by the timestep [b]: the difference quotient over `TIME_REACH` to either side.
+
+    The model was trained at whole timesteps, and its embedding has waves as short as six of them: between two whole ones the
+    output wiggles, and its own derivative says nothing of how another noise level would do (docs/learning.md has the figures).
+    """
+    here = timestep.detach()
+    ends = [(here + side * TIME_REACH).clamp(0, len(backbone.alphas_cumprod) - 1) for side in (-1, 1)]
+    with torch.no_grad():
+        low, high = (guided_prediction(backbone, latents, end, embeds, guidance, guided=guided) for end in ends)
+        slope = (high - low) / (ends[1] - ends[0]).float().reshape(-1, 1, 1, 1)
+    return prediction + (timestep - here).float().reshape(-1, 1, 1, 1) * slope
 
 
 def _through_decoder(backbone: Backbone, latents: torch.Tensor, image_gradient: torch.Tensor) -> torch.Tensor:

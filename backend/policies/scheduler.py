@@ -25,15 +25,18 @@ HIDDEN = 64
 MEAN_GAIN = 3.0  # lets the mean cross its useful range (about 2) within a hundred updates at the common learning rate
 GUIDANCE_SPAN = 19.0
 EDGE = 1e-3
+SHAPES = 4  # cosines over the steps that stretch the increments: enough for any even change of spacing, too few to jump from step to step
+SHAPE_GAIN = 2.0  # amplitude of the first cosine at u = 1; the k-th has a k-th of it, as in the series of a power law's spacing
 INCREMENT_LIMIT = 3.0  # an increment is stretched or shrunk by at most e^3
 TIMESTEP_GRID, GUIDANCE_GRID = 4096, 1e6  # timesteps and guidance are rounded to these fractions, so that u = 0 gives the stock ones to the bit
 
 
 class SchedulerPolicy(Policy):
-    """One action per image: u of T elements, T-1 increments of the noise level and the guidance. u = 0 is the base exactly.
+    """One action per image: u of up to five elements, the shapes that stretch the T-1 increments of the noise level and the guidance. u = 0 is the base exactly.
 
-    Denoising is deterministic. Scored is u before the squashing. An update needs no graph of the UNet but that of the pathwise
-    gradient, which is walked back through every step to the timesteps and the guidance.
+    Shapes are the first cosines over the steps, so that what is explored are other spacings and not ragged ones, which spoil every
+    picture. Denoising is deterministic. Scored is u before the squashing. An update needs no graph of the UNet but that of the
+    pathwise gradient, which is walked back through every step to the timesteps and the guidance.
     """
 
     default_clip_nats = 0.2
@@ -56,8 +59,8 @@ class SchedulerPolicy(Policy):
 
     @property
     def action_dimension(self) -> int:
-        """T: T-1 increments and one guidance value."""
-        return self.config.num_inference_steps
+        """The shapes (T-1 increments with fixed ends have T-2 degrees of freedom, of which at most four are used) and one guidance value."""
+        return min(SHAPES, max(0, self.config.num_inference_steps - 2)) + 1
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The network's and the spread's parameters."""
@@ -85,9 +88,10 @@ class SchedulerPolicy(Policy):
         return rounded(value, GUIDANCE_GRID).float()
 
     def shaped(self, schedule: Schedule, u: torch.Tensor) -> Schedule:
-        """Noise levels [T, m] whose increments are the stock ones times exp(u) [m, T-1], rescaled to the stock end points."""
+        """Noise levels [T, m] whose increments are the stock ones, each stretched as u [m, shapes] says, rescaled to the stock end points."""
         stock = schedule.timesteps[:, :1].expand(-1, len(u))
-        stretch = torch.exp(INCREMENT_LIMIT * torch.tanh(u.double().T / INCREMENT_LIMIT))
+        exponent = cosines(u.shape[1], len(stock) - 1).to(u.device).T @ u.double().T
+        stretch = torch.exp(INCREMENT_LIMIT * torch.tanh(exponent / INCREMENT_LIMIT))
         weight = (stock[:-1] - stock[1:]) * stretch
         share = weight.cumsum(0) / weight.sum(0)
         inner = stock[:1] - share * (stock[:1] - stock[-1:])
@@ -110,6 +114,12 @@ class SchedulerPolicy(Policy):
                 "stock_betas": _betas(stock)[:, 0].tolist(), "guidance": guidance.tolist(), "stock_guidance": self.config.guidance_scale, "std": gaussian.log_std[0].exp().tolist(),
             }  # fmt: skip
         return super().describe(embeds) | curves
+
+
+def cosines(count: int, steps: int) -> torch.Tensor:
+    """The first `count` cosines over `steps` increments, the k-th with the amplitude `SHAPE_GAIN` / k: [count, steps] float64."""
+    k = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
+    return SHAPE_GAIN / k * torch.cos(math.pi * k * (torch.arange(steps, dtype=torch.float64) + 0.5) / steps)
 
 
 def rounded(value: torch.Tensor, grid: float) -> torch.Tensor:

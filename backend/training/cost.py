@@ -59,11 +59,11 @@ def unet_forwards(config: TrainConfig) -> tuple[float, float]:
     A rollout is T steps, twice with guidance, and the twins of the baseline take another. Only LORA_UNET replays the UNet: K steps, E epochs, forward and backward of
     both branches, and the base's means of one step where KL to the base is penalised. The two other policies recompute
     their own small networks only. The pathwise gradient walks forward and backward through every step behind the window's first,
-    and through all of them where they are planned together.
+    and through all of them, with a forward at two noise levels beside each, where they are planned together.
     """
     branches = 2 if config.guidance_scale > 1 else 1
     rollout = branches * config.num_inference_steps
-    walked = 2 * config.num_inference_steps if config.mode == "SCHEDULER_POLICY" else 2 * (config.num_inference_steps - config.window_start) - 1
+    walked = 4 * config.num_inference_steps if config.mode == "SCHEDULER_POLICY" else 2 * (config.num_inference_steps - config.window_start) - 1
     back = branches * walked if config.pathwise_share else 0
     if config.mode != "LORA_UNET":
         return rollout, back

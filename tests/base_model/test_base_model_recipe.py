@@ -18,7 +18,7 @@ from backend.base_model.card import loss_figure, training_rows
 from backend.base_model.data import augment, load_dataset, render_dataset
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
-from backend.base_model.recipe import Recipe, assemble, initialisation, linear_code, open_parts
+from backend.base_model.recipe import Log, Recipe, assemble, initialisation, linear_code, open_parts
 from backend.base_model.text import build_text_encoder, build_tokenizer, with_unknown_words
 from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
@@ -138,7 +138,9 @@ def test_the_whole_recipe_goes_on_and_its_folder_is_not_taken_for_another(tmp_pa
     monkeypatch.setattr(recipe, "DRAWN", 2)
     plan = Recipe(images=8, decoder_steps=1, denoiser_steps=2, sharpen_steps=1, batch=2, channels=4)
     first = recipe.weights_sha256(recipe.run_recipe(plan, tmp_path / "work", tmp_path / "model"))
+    Log(tmp_path / "work")({"stage": "decoder", "step": 1, "loss": 0.5, "seconds": 9.0})  # two steps are too few for a row
     assert recipe.weights_sha256(recipe.run_recipe(plan, tmp_path / "work", tmp_path / "again")) == first
+    assert recipe.training_record(tmp_path / "again")["seconds"]["decoder"] == 9.0 and (tmp_path / "again/losses.png").is_file()
     for other, start in ((replace(plan, denoiser_steps=3), None), (plan, tmp_path / "model")):
         with pytest.raises(InputError, match="another training"):
             recipe.run_recipe(other, tmp_path / "work", tmp_path / "other", start)
@@ -157,7 +159,7 @@ def test_assembled_pipeline_loads_in_plain_diffusers(images: np.ndarray, tmp_pat
     code = fit_linear_code(images, channels=4)
     tokenizer = build_tokenizer(VOCABULARY)
     with initialisation(0):
-        folder = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "model", {"seed": 0})
+        folder = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "model", {"seed": 0}, Log(tmp_path))
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     image = pipeline("aerial view of mars craters", num_inference_steps=2, output_type="np").images
     assert image.shape == (1, 16 * PATCH, 16 * PATCH, 3)

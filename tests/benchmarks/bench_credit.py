@@ -6,7 +6,8 @@ Groups as in training are drawn twice from the same seeds, once with the policy'
 twins). Compared are the running mean of each prompt, which sees earlier groups only, and the twin's credit. The signal is the
 mean cosine between the policy gradients of two groups, from sampled credit with either baseline and by the pathwise estimate:
 0 is noise, and 1 / signal is the number of groups whose mean gradient
-has as much signal as noise.
+has as much signal as noise. `SCHEDULER_POLICY` has the pathwise one twice, with the difference quotient by time that training takes and with one so
+narrow that it is the derivative itself.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from backend.config import TrainConfig
+from backend.diffusion import pathwise
 from backend.diffusion.trajectory import Trajectory
 from backend.evaluation.generate import weights_digest
 from backend.policies.base import Policy
@@ -29,19 +32,21 @@ from backend.training.session import build_session
 from tests.benchmarks.common import arm_results, machine, machine_line, overridden, parse, run_arms
 
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
-GROUPS = 24
+GROUPS = 16
+NARROW = 0.05  # timesteps: a derivative, as far as float32 goes
+ESTIMATES = ("prompt", "twin", "pathwise", "narrow")
 MICRO_BATCH = 8
 
 
-def gradients(policy: Policy, trajectory: Trajectory, credits: list[torch.Tensor], pull: torch.Tensor | None) -> list[torch.Tensor]:
-    """Policy gradients of one group [P] each: mean over images and steps of credit [B] times the gradient of log pi, for each credit; then the pathwise one."""
+def gradients(policy: Policy, trajectory: Trajectory, credits: list[torch.Tensor], pulls: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Policy gradients of one group [P] each: mean over images and steps of credit [B] times the gradient of log pi, for each credit; then the pathwise ones."""
     parameters = list(policy.trainable().values())
-    totals = [torch.zeros(sum(p.numel() for p in parameters)) for _ in range(len(credits) + (pull is not None))]
+    totals = [torch.zeros(sum(p.numel() for p in parameters)) for _ in range(len(credits) + len(pulls))]
     for images in torch.arange(len(trajectory)).split(MICRO_BATCH):
         transitions = trajectory.transitions(images)
         log_prob, _, distribution = policy.evaluate(transitions)
         losses = [(log_prob * credit[transitions.image].to(log_prob)).sum() for credit in credits]
-        if pull is not None:
+        for pull in pulls:
             transitions.pull = pull.unflatten(0, (len(trajectory), -1))[images].flatten(0, 1)
             losses.append(pathwise_gain(distribution, transitions).sum())
         for total, loss in zip(totals, losses, strict=True):
@@ -67,24 +72,29 @@ def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
     reward = session.make_reward(agent.rollout(embeds[index], seeds, base=True).images)
     running: dict[int, RunningMean] = {}
     own, left = [], {"prompt": [], "twin": []}
-    found = {"prompt": [], "twin": []} | ({"pathwise": []} if config.pathwise_share else {})
+    reaches = ([pathwise.TIME_REACH] + [NARROW] * (mode == "SCHEDULER_POLICY")) * bool(config.pathwise_share)
+    found = {name: [] for name in ESTIMATES[: 2 + len(reaches)]}
+    by_action = {name: [] for name in ESTIMATES[2 : 2 + len(reaches)]}
     twins_credit = []
     for number in range(1, GROUPS + 2):
         index, seeds = choose_group(config, len(prompts), number)
         words, rows = [prompts[i] for i in index], torch.tensor(index)
         twin = reward.credit(agent.rollout(embeds[index], seeds, number, deterministic=True).images, words, rows)
         trajectory = agent.rollout(embeds[index], seeds, number)
-        pull = None
-        if number > 1 and config.pathwise_share:
-            pull = agent.pulls(trajectory, reward.image_gradient(trajectory.images, words, rows), 1.0, MICRO_BATCH)[0]
+        pulls, slope = [], reward.image_gradient(trajectory.images, words, rows) if number > 1 and reaches else None
+        for reach in reaches if number > 1 else ():
+            with patch.object(pathwise, "TIME_REACH", reach):
+                pulls.append(agent.pulls(trajectory, slope, 1.0, MICRO_BATCH)[0])
         credit = reward(trajectory.images, words, rows).total
         if number > 1:
             usual = torch.tensor([running.get(i, RunningMean()).mean for i in index])
             own, twins_credit = [*own, credit], [*twins_credit, twin]
             left["prompt"].append(credit - usual)
             left["twin"].append(credit - twin)
-            for name, row in zip(found, gradients(agent.policy, trajectory, [credit - usual, credit - twin], pull), strict=True):
+            for name, row in zip(found, gradients(agent.policy, trajectory, [credit - usual, credit - twin], pulls), strict=True):
                 found[name].append(row)
+            for rows_of, pull in zip(by_action.values(), pulls, strict=True):
+                rows_of.append(pull.flatten(1).mean(0))
         for i in sorted(set(index)):
             running.setdefault(i, RunningMean()).add(float(credit[rows == i].mean()), BASELINE_DECAY)
     total = torch.cat(own).square().mean()
@@ -93,6 +103,10 @@ def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
     facts |= {name: {"left": float(torch.cat(left[name]).square().mean() / total)} for name in left}
     for name, rows in found.items():
         facts.setdefault(name, {})["signal"] = signal(rows)
+    if mode == "SCHEDULER_POLICY":
+        for name, rows in by_action.items():
+            pulls = torch.stack(rows).double()
+            facts[name]["pulls"] = {"mean": pulls.mean(0).tolist(), "standard_error": (pulls.std(0) / len(pulls) ** 0.5).tolist()}
     return facts
 
 
@@ -108,13 +122,21 @@ def table(chosen: Namespace) -> str:
     ]
     lines += ["Signal: mean cosine between the policy gradients of two groups, in thousandths, ± one standard error; 0 is noise.", ""]
     lines += [
-        "| Policy | Images | Correlation with the twin | Left by the prompt's mean | Left by the twin | Signal, prompt's mean | Signal, twin | Signal, pathwise |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| Policy | Images | Correlation with the twin | Left by the prompt's mean | Left by the twin | Signal, prompt's mean | twin | pathwise | by the derivative in time |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for found in results.values():
         left = [f"{found[name]['left']:.1%}" for name in ("prompt", "twin")]
-        signals = ["{:+.1f} ± {:.1f}".format(*(1000 * x for x in found[name]["signal"])) if name in found else "–" for name in ("prompt", "twin", "pathwise")]
+        signals = ["{:+.1f} ± {:.1f}".format(*(1000 * x for x in found[name]["signal"])) if name in found else "–" for name in ESTIMATES]
         lines.append(f"| {found['mode']} | {found['images']} | {found['correlation']:.3f} | {' | '.join(left)} | {' | '.join(signals)} |")
+    plan = results.get("SCHEDULER_POLICY", {})
+    if "narrow" in plan:
+        shapes = len(plan["narrow"]["pulls"]["mean"]) - 1
+        lines += ["", "What pulls the plan of `SCHEDULER_POLICY` at its start, mean over groups ± one standard error: each cosine of the spacing, and the guidance.", ""]
+        lines += ["| By time | " + " | ".join(f"cosine {k + 1}" for k in range(shapes)) + " | guidance |", "| --- |" + " ---: |" * (shapes + 1)]
+        for name, said in (("pathwise", f"difference quotient, {pathwise.TIME_REACH:g} timesteps to either side"), ("narrow", f"derivative ({NARROW:g} timesteps)")):
+            pulls = plan[name]["pulls"]
+            lines.append(f"| {said} | " + " | ".join(f"{m:+.2f} ± {e:.2f}" for m, e in zip(pulls["mean"], pulls["standard_error"], strict=True)) + " |")
     return "\n".join(lines) + "\n"
 
 

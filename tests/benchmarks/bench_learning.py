@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -32,9 +33,10 @@ from backend.evaluation.grid_search import grid_search, paired_gain
 from backend.evaluation.group_score import group_scores, reward_for
 from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
+from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run
 from backend.training.record import git_revision
-from tests.benchmarks.common import completed_run, freeze, frozen_facts, machine, overridden, parse, read, run_arms, train_arm, tuned_images
+from tests.benchmarks.common import completed_run, freeze, frozen_facts, machine, newest_policy, overridden, parse, read, run_arms, train_arm, tuned_images
 from tests.benchmarks.learning_tables import MODES, late_slope, write_tables
 
 SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
@@ -74,7 +76,7 @@ ABLATIONS = MappingProxyType(
 )
 MAIN = tuple(f"{mode}:{seed}" for mode in MODES for seed in SEEDS)
 ABLATED = tuple(f"{name}:{seed}" for name in ABLATIONS for seed in ABLATION_SEEDS)
-ARMS = (*MAIN, "grid", "trivial", "attainable", *ABLATED)
+ARMS = (*MAIN, "grid", "trivial", "attainable", *ABLATED, "mixture")
 
 
 def arm_config(arm: str, settings: list[str]) -> TrainConfig:
@@ -135,9 +137,9 @@ def frozen_base(config: TrainConfig, chosen: Namespace) -> tuple[Backbone, str]:
 
 
 def judge_base(config: TrainConfig, chosen: Namespace, images: int | None = None) -> Base:
-    """The base model on its stage; `images` other than those of published figures are for ablations."""
+    """The base model on its stage; `images` fewer than those of published figures are for ablations."""
     backbone, model = frozen_base(config, chosen)
-    protocol = protocol_for(config, chosen.images if images is None else images)
+    protocol = protocol_for(config, min(chosen.images, images or chosen.images))
     stage = set_stage(config, protocol, pick_device(chosen.device))
     drawn = base_images(config, protocol, backbone, model)
     return Base(protocol, stage, backbone, model, drawn, stage.judges.measure(drawn))
@@ -149,13 +151,29 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     frozen_base(config, chosen)  # before an hour of training, not after it
     code = git_revision()
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
-    base = judge_base(config, chosen, None if arm in MAIN else min(ABLATION_IMAGES, chosen.images))
-    tuned = tuned_images(config, run, base.protocol, base.model, chosen.device)
-    verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
     facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "commit": code, "settings": config.model_dump()}
-    facts |= {"images": base.protocol.images, **curve_facts(run)}
+    return {**facts, **curve_facts(run), **judge_policy(config, newest_policy(run), chosen, None if arm in MAIN else ABLATION_IMAGES)}
+
+
+def judge_policy(config: TrainConfig, policy: Path, chosen: Namespace, images: int | None) -> dict[str, Any]:
+    """The raw gain of a saved policy, and what the judges say; `images` as in `judge_base`."""
+    base = judge_base(config, chosen, images)
+    tuned = tuned_images(config, policy, base.protocol, base.model, chosen.device)
+    verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
     raw = raw_gain(config, chosen, base.protocol, base.images, tuned)
-    return {**facts, "raw": raw, "verdict": verdict, "judge": base.stage.judges.describe(), "machine": machine(chosen.device)}
+    return {"images": base.protocol.images, "raw": raw, "verdict": verdict, "judge": base.stage.judges.describe(), "machine": machine(chosen.device)}
+
+
+def judge_mixture(chosen: Namespace) -> dict[str, Any]:
+    """The average of what both seeds of `default` have learned; they are trained where they are not there yet."""
+    configs = [arm_config(f"default:{seed}", chosen.set) for seed in ABLATION_SEEDS]
+    frozen_base(configs[0], chosen)
+    folder = chosen.runs / "learning"
+    runs = [train_arm(config, folder / f"default_{config.seed}")[0] for config in configs]
+    policy = mix_checkpoints([newest_policy(run) for run in runs], folder / "mixture")
+    facts = {"name": "mixture", "commit": git_revision(), "settings": configs[0].model_dump()}
+    facts["seconds_per_episode"] = float(np.mean([curve_facts(run)["seconds_per_episode"] for run in runs]))
+    return {**facts, **judge_policy(configs[0], policy, chosen, ABLATION_IMAGES)}
 
 
 def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: np.ndarray, tuned: np.ndarray) -> dict[str, Any]:
@@ -211,13 +229,13 @@ def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
     if None in runs:
         return ((read(folder / "summary.json") or {}).get("together") or {}).get(mode)
     base = judge_base(configs[0], chosen)
-    tuned = [base.stage.judges.measure(tuned_images(config, run, base.protocol, base.model, chosen.device)) for config, run in zip(configs, runs, strict=True)]
+    tuned = [base.stage.judges.measure(tuned_images(config, newest_policy(run), base.protocol, base.model, chosen.device)) for config, run in zip(configs, runs, strict=True)]
     return judge(base.stage, base.seen, tuned)
 
 
 def work(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One arm."""
-    special = {"grid": score_grid, "trivial": judge_trivial, "attainable": judge_attainable}
+    special = {"grid": score_grid, "trivial": judge_trivial, "attainable": judge_attainable, "mixture": judge_mixture}
     return special[arm](chosen) if arm in special else train_and_judge(arm, chosen)
 
 

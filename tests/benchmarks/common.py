@@ -137,12 +137,18 @@ def _words(command: str) -> list[str]:
     return shlex.split(command)[3:]
 
 
-def tuned_images(config: TrainConfig, run: Run, protocol: Protocol, model: str, device: str) -> np.ndarray:
-    """Images of the run's newest checkpoint, uint8 [N, h, w, 3]; drawn once per policy and protocol."""
-    from backend.evaluation.cache import files_digest
-    from backend.evaluation.generate import draw, find_checkpoint, load_policy, open_backbone
+def newest_policy(run: Run) -> Path:
+    """The folder of the run's newest checkpoint's policy."""
+    from backend.evaluation.generate import find_checkpoint
 
-    path = find_checkpoint(run) / "policy"
+    return find_checkpoint(run) / "policy"
+
+
+def tuned_images(config: TrainConfig, path: Path, protocol: Protocol, model: str, device: str) -> np.ndarray:
+    """Images of a saved policy, uint8 [N, h, w, 3]; drawn once per policy and protocol."""
+    from backend.evaluation.cache import files_digest
+    from backend.evaluation.generate import draw, load_policy, open_backbone
+
     facts = {"policy": files_digest([p for p in path.iterdir() if p.is_file()]), "model": model, "protocol": protocol.digest, "config": config.model_dump()}
 
     def build() -> dict[str, np.ndarray]:

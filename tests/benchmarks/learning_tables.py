@@ -22,7 +22,7 @@ from tests.benchmarks.common import arm_results, machine_line, write
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
 ABLATED = """All arms are scored by the default reward on test prompts, whatever they were trained on, with 256 images each of base and tuned model (those of the policies above are
 1,024). Not every reward and credit can be differentiated: an arm on sampled credit differs from `default` in the estimator too. Compare it with `sampled-credit`,
-and one without a twin (any credit but the difference reward's) with `prompt-baseline`."""
+and one without a twin (any credit but the difference reward's) with `prompt-baseline`. `mixture` is the average of what the two seeds of `default` learned."""
 LEARNED_BY = 50  # the original's policies were flat from here on
 
 
@@ -119,7 +119,7 @@ def draw_curves(results: Mapping[str, dict[str, Any]], folder: Path) -> None:
     """Learning curves as PNG: the policies, and the ablations."""
     groups = {"policies": [a for a in results.values() if a.get("name") in MODES], "ablations": [a for a in results.values() if a.get("name") and a["name"] not in MODES]}
     for name, arms in groups.items():
-        labels = list(dict.fromkeys(arm["name"] for arm in arms))
+        labels = list(dict.fromkeys(arm["name"] for arm in arms if "curve" in arm))  # a mixture is not trained
         traces = []
         for index, label in enumerate(labels):
             curves = [arm["curve"] for arm in arms if arm["name"] == label]

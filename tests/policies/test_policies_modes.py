@@ -182,13 +182,13 @@ def test_start_spread_must_be_above_the_floor(bench, mode):
 def test_schedules_are_monotone_with_stock_end_points_for_any_action(bench, steps):
     policy = bench(mode="SCHEDULER_POLICY", num_inference_steps=steps).agent.policy
     stock = policy.backbone.schedule(steps).expand(64)
-    u = 4 * torch.randn(64, steps - 1, generator=torch.Generator().manual_seed(0))
+    u = 4 * torch.randn(64, policy.action_dimension - 1, generator=torch.Generator().manual_seed(0))
     shaped = policy.shaped(stock, u)
     assert (shaped.timesteps.diff(dim=0) <= 0).all()
     assert torch.equal(shaped.timesteps[[0, -1]], stock.timesteps[[0, -1]])
     assert torch.equal(shaped.alphas_prev[-1], stock.alphas_prev[-1])
     assert (shaped.alphas_prev >= shaped.alphas).all()
-    at_zero = policy.shaped(stock, torch.zeros(64, steps - 1))
+    at_zero = policy.shaped(stock, torch.zeros(64, policy.action_dimension - 1))
     for name in ("timesteps", "alphas", "alphas_prev"):
         assert torch.equal(getattr(at_zero, name), getattr(stock, name)), name
 
@@ -215,6 +215,6 @@ def test_an_action_states_what_it_needs_to_be_scored_again(bench):
     trajectory = bench(mode="SCHEDULER_POLICY").rollout()
     chunk = trajectory.transitions(torch.arange(6))
     assert isinstance(chunk, Transitions)
-    assert chunk.action.shape == (6, 6)
+    assert chunk.action.shape == (6, 5)
     normal = torch.distributions.Normal(chunk.mean, chunk.log_std.exp())
     assert torch.allclose(chunk.log_prob, normal.log_prob(chunk.action).mean(1), atol=1e-6)

@@ -99,7 +99,7 @@ def test_the_step_does_not_depend_on_the_size_of_the_gradient(bench):
 
 def test_clip_range_is_nats_over_the_action_dimension(bench):
     assert bench().agent.clip_range == pytest.approx(1.6 / 256)
-    assert bench(mode="SCHEDULER_POLICY").agent.clip_range == pytest.approx(0.2 / 6)
+    assert bench(mode="SCHEDULER_POLICY").agent.clip_range == pytest.approx(0.2 / 5)
     assert bench(clip_range_nats=3.2).agent.clip_range == pytest.approx(3.2 / 256)
 
 
