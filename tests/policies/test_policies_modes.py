@@ -8,6 +8,8 @@ import torch
 from backend.diffusion.backbone import load_backbone
 from backend.diffusion.trajectory import Transitions
 from backend.errors import InputError
+from backend.evaluation.generate import warped
+from backend.policies.scheduler import cosines
 
 MODES = ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"]
 
@@ -191,6 +193,18 @@ def test_schedules_are_monotone_with_stock_end_points_for_any_action(bench, step
     at_zero = policy.shaped(stock, torch.zeros(64, policy.action_dimension - 1))
     for name in ("timesteps", "alphas", "alphas_prev"):
         assert torch.equal(getattr(at_zero, name), getattr(stock, name)), name
+
+
+@pytest.mark.parametrize(("power", "off"), [(0.7, 15), (1.4, 5), (2.0, 15), (2.8, 40)])
+def test_four_cosines_make_every_spacing_of_the_grid(bench, power, off):
+    policy = bench(mode="SCHEDULER_POLICY", num_inference_steps=10).agent.policy
+    stock = policy.backbone.schedule(10).expand(1)
+    wanted = warped(stock, power, policy.backbone.alphas_cumprod).timesteps
+    exponent = (wanted.diff(dim=0) / stock.timesteps.diff(dim=0)).log()
+    columns = torch.cat([cosines(policy.action_dimension - 1, 9), torch.ones(1, 9, dtype=torch.float64)]).T
+    u = torch.linalg.lstsq(columns, exponent).solution[:-1].T
+    assert u.abs().max() < 1  # within reach of a mean that a hundred updates can move by two
+    assert (policy.shaped(stock, u).timesteps - wanted).abs().max() < off
 
 
 def test_guidance_is_squashed_between_one_and_twenty(bench):
