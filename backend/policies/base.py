@@ -100,7 +100,10 @@ class Policy(nn.Module, ABC):
         """
         mine = self.trainable()
         if set(mine) != set(tensors) or any(mine[n].shape != tensors[n].shape for n in mine):
-            raise InputError("the saved policy has other layers or ranks than this configuration: use the mode, lora_rank and lora_targets it was trained with", field="mode")
+            raise InputError(
+                "the saved policy has other layers or ranks than this configuration: use the mode, lora_rank and lora_targets it was trained with, or train anew",
+                field="mode",
+            )
         with torch.no_grad():
             for name, p in mine.items():
                 p.copy_(tensors[name].to(p))
