@@ -41,22 +41,23 @@ class PushNetwork(nn.Module):
         self.condition = nn.Linear(embed_dim + TIME_FEATURES, 2 * HIDDEN)
         self.middle = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
         self.whole = nn.Linear(HIDDEN, HIDDEN)
-        self.push = nn.Conv2d(HIDDEN, channels, 1)  # not named as in the policy that pushed blocks: its weights have these shapes and another meaning
+        self.details = nn.Conv2d(HIDDEN, channels, 1)  # not named as in the policies that pushed blocks, or means too: their weights have these shapes and another meaning
         initialise(self, generator)
-        nn.init.zeros_(self.push.weight)
-        nn.init.zeros_(self.push.bias)
+        nn.init.zeros_(self.details.weight)
+        nn.init.zeros_(self.details.bias)
 
     def forward(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Means [m, C, H, W] of states [m, 2C, H, W], prompt embeddings [m, L, E] and timesteps [m]."""
         scale, shift = self.condition(torch.cat([pool_text(embeds), time_features(timesteps, TIME_FEATURES)], dim=1))[:, :, None, None].chunk(2, dim=1)
         x = functional.silu(self.enter(state) * (1 + scale) + shift)
         x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
-        return self.push(functional.silu(self.middle(x)))
+        return self.details(functional.silu(self.middle(x)))
 
 
 class DiversityPolicy(Policy):
-    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * tanh(FINENESS * u), u Gaussian.
+    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * tanh(FINENESS * (u - mean of u over the picture)), u Gaussian.
 
+    A channel's mean over the picture is not pushed: it is the picture's cast, the cheapest thing to move for all pictures alike.
     The UNet's graph is never built: the states (latents and clean estimate) are recorded, so that replay costs next to nothing.
     Scored is u before the squashing, which is free of parameters and cancels in ratio and KL.
     """
@@ -84,7 +85,7 @@ class DiversityPolicy(Policy):
 
     def push(self, u: torch.Tensor) -> torch.Tensor:
         """What is added to the latents for u [m, C, H, W]; nowhere larger than `perturbation_scale`."""
-        return self.config.perturbation_scale * torch.tanh(FINENESS * u)
+        return self.config.perturbation_scale * torch.tanh(FINENESS * (u - u.mean(dim=(2, 3), keepdim=True)))
 
     def _gaussian(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> Gaussian:
         mean = MEAN_GAIN * self.network(state, embeds, timesteps)

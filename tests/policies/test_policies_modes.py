@@ -148,7 +148,7 @@ def test_a_policy_of_another_shape_is_refused(bench, tmp_path):
 
 def test_a_policy_that_pushed_blocks_is_refused(bench):
     policy = bench(mode="DIVERSITY_POLICY").agent.policy
-    earlier = {name.replace("network.push", "network.leave"): t for name, t in policy.trainable_state().items()}
+    earlier = {name.replace("network.details", "network.push"): t for name, t in policy.trainable_state().items()}
     with pytest.raises(InputError, match="other layers"):
         policy.load_trainable(earlier)
 
@@ -167,7 +167,10 @@ def test_adapters_are_replaced_when_a_policy_is_built_twice(bench, tiny_pipeline
 def test_pushes_are_bounded_and_their_spread_keeps_its_floor(bench):
     b = bench(mode="DIVERSITY_POLICY", perturbation_scale=0.1, log_std_floor=-2.0)
     policy = b.agent.policy
-    assert policy.push(torch.full((1, *policy.backbone.latent_shape), 1e9)).abs().max() <= 0.1 + 1e-7
+    u = torch.randn(4, *policy.backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    assert policy.push(1e9 * u).abs().max() == pytest.approx(0.1)
+    cast = policy.push(u + 5) - policy.push(u)  # the same everywhere: the picture's cast, which is left alone
+    assert cast.abs().max() < 1e-6 and policy.push(u).mean((2, 3)).abs().max() < 1e-4 < policy.push(u).abs().mean()
     policy.load_trainable({n: t - 1e6 if "offset" in n else t for n, t in policy.trainable_state().items()})
     assert float(policy.spread().min()) == pytest.approx(-2.0)
     policy.load_trainable({n: torch.zeros_like(t) if "offset" in n else t for n, t in policy.trainable_state().items()})
