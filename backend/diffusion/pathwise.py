@@ -90,6 +90,7 @@ def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient
     plan = policy.plan(backbone.schedule(steps).expand(len(part)), part.embeds, noise, policy.config.guidance_scale, False)
     planned = plan.action is not None
     chosen = (plan.schedule.timesteps, plan.schedule.alphas, plan.schedule.alphas_prev, plan.guidance)
+    moved = [x.requires_grad for x in chosen]  # by the noise; what is not planned has no derivative
     timesteps, alphas, alphas_prev, guidance = leaves = [x.detach().clone().requires_grad_(planned) for x in chosen]
     first, count = (0, 0) if planned else part.window
     guided, adjoint = is_guided(guidance), _through_decoder(backbone, part.final_latents, image_gradient)
@@ -99,7 +100,7 @@ def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient
         latents = part.path[i].clone().requires_grad_(i > first)  # the first step's latents are given
         with torch.set_grad_enabled(planned or i > first):
             prediction = guided_prediction(backbone, latents, timesteps[i].detach(), part.embeds, guidance, guided=guided)
-            if planned:
+            if moved[0]:
                 prediction = follow_time(backbone, prediction, latents, timesteps[i], part.embeds, guidance, guided)
         trained = i < first + count
         outcome = policy.step(StepState(i, latents, prediction, timesteps[i], alphas[i], alphas_prev[i], part.embeds, trained, False), noise)
@@ -110,7 +111,10 @@ def _walk_back(backbone: Backbone, policy: Any, part: Trajectory, image_gradient
         elif trained:
             found.append(gradients[-1])
         adjoint = gradients[0]
-    return torch.autograd.grad(chosen, noise.leaf, by_plan)[0][None] if planned else torch.stack(found[::-1])
+    if not planned:
+        return torch.stack(found[::-1])
+    ends, adjoints = zip(*((x, total) for x, total, by_noise in zip(chosen, by_plan, moved, strict=True) if by_noise), strict=True)
+    return torch.autograd.grad(ends, noise.leaf, adjoints)[0][None]
 
 
 def follow_time(

@@ -68,6 +68,16 @@ def test_waves_between_whole_timesteps_do_not_pull_a_plan(bench, monkeypatch):
     assert ((steep - 1 / 200).abs() > 0.3 * wave).any()
 
 
+def test_a_plan_of_guidance_alone_is_differentiated_without_other_noise_levels(bench, monkeypatch):
+    b = bench(mode="SCHEDULER_POLICY", **SETTINGS)
+    monkeypatch.setattr(b.agent.policy, "shaped", lambda schedule, u: schedule)
+    monkeypatch.setattr(pathwise, "follow_time", lambda *args: pytest.fail("the timesteps are not planned"))
+    trajectory = b.rollout()
+    found = noise_gradient(b.agent.backbone, b.agent.policy, trajectory, torch.ones_like(trajectory.images), 6)
+    assert found.shape == trajectory.actions.shape
+    assert found[..., :-1].eq(0).all() and found[..., -1].ne(0).all()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_micro_batches_do_not_change_it_and_the_policy_stays_trainable(bench, mode):
     b = bench(mode=mode, **SETTINGS)
