@@ -100,7 +100,7 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
 
 
 def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
-    """One line per ablation, seeds averaged; ± is half the difference of two seeds. Gaps and adherence are relative, in percent."""
+    """One line per ablation, seeds averaged; ± is half the difference of two seeds, and missing where there is one. Gaps and adherence are relative, in percent."""
     names = list(dict.fromkeys(arm["name"] for arm in results.values() if arm.get("name") and arm["name"] not in MODES))
     head = ["Arm", "Update", "Seeds", "Raw score gain", "Gap closed, Lite2, %", "Precision, points", "Adherence, %", "its slope, %", "Seconds an episode"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
@@ -109,7 +109,7 @@ def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
         gains = np.array([arm["raw"]["gain"] for arm in arms])
         rows = [[row_of(arm["verdict"], begins)["estimate"] for arm in arms] for begins in ("Diversity gap closed, lite2", "Precision", "Caption adherence", "… readings follow")]
         gap, precision, adherence, slope = np.array(rows, dtype=float)
-        cells = [f"{v.mean():+.3g} ± {v.std():.2g}" for v in (gains, 100 * gap, precision, 100 * adherence, 100 * slope)]
+        cells = [f"{v.mean():+.3g}" + (f" ± {v.std():.2g}" if len(v) > 1 else "") for v in (gains, 100 * gap, precision, 100 * adherence, 100 * slope)]
         update = "pathwise" if make_config(arms[0]["settings"]).pathwise_share else "sampled credit"
         lines.append(f"| {name} | {update} | {len(arms)} | {' | '.join(cells)} | {np.mean([arm['seconds_per_episode'] for arm in arms]):.1f} |")
     return lines
