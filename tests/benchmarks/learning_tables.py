@@ -140,8 +140,8 @@ def write_tables(folder: Path, arms: Sequence[str], together: Mapping[str, dict[
     if not results:
         raise InputError("no arm is done yet: run the benchmark without --table first")
     grid, trivial, reach = (results.pop(name, None) for name in ("grid", "trivial", "attainable"))
-    known = next(iter(results.values()), grid or trivial or reach)
-    parts = ["# Learning, measured by judges that the reward never saw", f"Machine: {machine_line(known['machine'])}.\nCommand: `python -m tests.benchmarks.bench_learning`."]
+    machines = dict.fromkeys(machine_line(arm["machine"]) for arm in (*results.values(), grid, trivial, reach) if arm is not None)
+    parts = ["# Learning, measured by judges that the reward never saw", f"Machines: {'; '.join(machines)}.\nCommand: `python -m tests.benchmarks.bench_learning`."]
     if any(arm.get("name") in MODES for arm in results.values()):
         parts += ["## Policies at the defaults", "\n".join(seeds_table(results)), "## All training seeds together", "\n".join(together_table(together, results, trivial))]
     summary: dict[str, Any] = {"together": together, "trivial": trivial and trivial["best"], "attainable": reach and reach["gap"]}
