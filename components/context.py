@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from backend.config.load import environment_values
 from backend.errors import InputError
 from backend.runs import Run, RunStore
 from backend.training.chunks import CHUNK_SECONDS, lend_gpu, train_chunk
+from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
 from backend.training.manager import Manager
 from components.audience import Audience
@@ -24,18 +24,6 @@ from components.references import ReferenceLibrary
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_RUNS = ROOT / "assets" / "demo_runs"
 LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
-
-
-TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.ppo.agent", "backend.rewards.composition")
-PIPELINE = ("StableDiffusionPipeline", "UNet2DConditionModel", "AutoencoderTiny", "DDIMScheduler")  # of diffusers, which imports each when its name is first asked for
-
-
-def import_trainer() -> None:
-    """Import what a first training needs, which takes seconds: the page does it while its form is read."""
-    for name in TRAINER:
-        importlib.import_module(name)
-    for name in PIPELINE:
-        getattr(importlib.import_module("diffusers"), name)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int | None) -> int | None:

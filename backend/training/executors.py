@@ -15,6 +15,7 @@ from backend.errors import InputError
 from backend.runs import LIVE, Run
 from backend.runs.status import StatusWriter
 from backend.training.lease import DeviceLease
+from backend.training.libraries import import_trainer
 
 PROJECT = Path(__file__).resolve().parents[2]
 LARGE_MODEL_BYTES = 300 * 2**20  # a model above this trains in a child process: out of memory there leaves the page alive
@@ -51,6 +52,8 @@ class ThreadExecutor:
 
     def execute(self, run: Run) -> str:
         """See `Executor`."""
+        if self.build is None:
+            import_trainer()
         from backend.training.control import Control
         from backend.training.trainer import train
 

@@ -13,6 +13,7 @@ from backend.runs import Run, RunStore
 from backend.runs.process import identity
 from backend.training.executors import Executor, ProcessExecutor, ThreadExecutor, settle, wants_process
 from backend.training.lease import DeviceLease
+from backend.training.libraries import import_trainer
 from backend.training.live import LENT
 
 
@@ -120,6 +121,8 @@ class Host:
         Raises:
             InputError: it did not become free in time.
         """
+        if not self.has_own_sessions:
+            import_trainer()
         with self._loans.held(name, timeout):
             active = self._active
             if active is None or active[1].name == "thread":

@@ -17,6 +17,7 @@ from backend.runs.takeover import claim_attempt
 from backend.training.chunks import Chunk
 from backend.training.executors import settle
 from backend.training.host import Host
+from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
 from backend.training.live import validate_change
 from backend.training.record import machine_record
@@ -148,6 +149,8 @@ class Manager:
         run = self._steerable(run_id, token)
         if self.chunk is None or run.status().state != "queued":
             return ""
+        if not self.host.has_own_sessions:
+            import_trainer()  # here: the process that has the GPU is a fork of this one
         with self.host.lease.held(f"run {run_id}", CHUNK_PATIENCE_SECONDS):
             self._in_chunk.add(run_id)
             try:

@@ -42,7 +42,7 @@ began = time.monotonic()
 from backend.config import load_preset
 from backend.runs import RunStore
 from backend.training.manager import Manager
-from components.context import import_trainer
+from backend.training.libraries import import_trainer
 manager = Manager(RunStore(sys.argv[1]))
 import_trainer()
 values = {**load_preset(sys.argv[2])["values"], "episodes": int(sys.argv[3]) + 1, "eval_images": 0, **json.loads(sys.argv[4])}

@@ -121,7 +121,7 @@ def test_new_rows_and_a_new_attempt_are_noticed(context: PageContext) -> None:
 def test_the_warm_up_leaves_hardly_an_import_to_the_first_start():
     """The libraries import a pipeline's classes when their names are asked for: two thousand modules, which took most of the first Start."""
     script = (
-        "import sys; from components.context import import_trainer; import_trainer(); before = set(sys.modules);"
+        "import sys; from backend.training.libraries import import_trainer; import_trainer(); before = set(sys.modules);"
         "from backend.diffusion.backbone import load_backbone; load_backbone('assets/models/crater-tiny'); print(len(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
