@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backend.base_model.data import SIZE
@@ -177,9 +177,16 @@ def _guidance_rows(figures: dict) -> list[str]:
     ]
 
 
+def _trainings(recipe: dict) -> Iterator[dict]:
+    """This training, the one that it started from, and so on back to the one that started from nothing."""
+    while recipe:
+        yield recipe
+        recipe = recipe.get("started_from") or {}
+
+
 def _pictures_seen(recipe: dict) -> int:
     """Pictures of a person's own that this training, or one that it started from, was shown."""
-    return int(recipe.get("pictures", 0)) + (_pictures_seen(recipe["started_from"]) if isinstance(recipe.get("started_from"), dict) else 0)
+    return sum(int(training.get("pictures", 0)) for training in _trainings(recipe))
 
 
 def _numbers(recipe: dict) -> str:
@@ -205,8 +212,6 @@ def _recipe_rows(recipe: dict, curves: bool) -> list[str]:
 
 
 def _origin(recipe: dict) -> str:
-    """What the training started from, in words, back to the one that started from nothing."""
-    trainings = []
-    while recipe := recipe.get("started_from", {}):
-        trainings.append(_numbers(recipe))
-    return " It started from an earlier training, and that from the next of these: " + "; ".join(trainings) + "." if trainings else ""
+    """The earlier trainings, in words."""
+    _, *earlier = _trainings(recipe)
+    return " It started from an earlier training, and that from the next of these: " + "; ".join(map(_numbers, earlier)) + "." if earlier else ""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -27,8 +29,9 @@ from backend.evaluation.generate import weights_digest
 from backend.policies.base import Policy
 from backend.ppo.advantages import BASELINE_DECAY, RunningMean
 from backend.ppo.objective import pathwise_gain
+from backend.rewards.composition import RewardFunction
 from backend.training.seeds import choose_group
-from backend.training.session import build_session
+from backend.training.session import Session, build_session
 from tests.benchmarks.common import arm_results, machine, machine_line, overridden, parse, run_arms
 
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
@@ -63,50 +66,77 @@ def signal(gradients: list[torch.Tensor]) -> tuple[float, float]:
     return float(pairs.mean()), float(pairs.std() / len(pairs) ** 0.5)
 
 
+@dataclass
+class Drawn:
+    """One group and its twin.
+
+    Attributes:
+        index: [B] prompts.
+        trajectory: of the group.
+        credit, twin: [B] of the images, and of those that the mean action draws from the same seeds.
+        pulls: pathwise estimates, one for each reach of the difference quotient.
+    """
+
+    index: list[int]
+    trajectory: Trajectory
+    credit: torch.Tensor
+    twin: torch.Tensor
+    pulls: list[torch.Tensor]
+
+
+def draw_group(session: Session, reward: RewardFunction, number: int, reaches: Sequence[float]) -> Drawn:
+    """Draw group `number` and score it; the reward remembers it."""
+    agent, embeds = session.agent, session.train_embeds
+    index, seeds = choose_group(agent.config, len(session.train_prompts), number)
+    words, rows = [session.train_prompts[i] for i in index], torch.tensor(index)
+    twin = reward.credit(agent.rollout(embeds[index], seeds, number, deterministic=True).images, words, rows)
+    trajectory, pulls = agent.rollout(embeds[index], seeds, number), []
+    slope = reward.image_gradient(trajectory.images, words, rows) if reaches else None
+    for reach in reaches:
+        with patch.object(pathwise, "TIME_REACH", reach):
+            pulls.append(agent.pulls(trajectory, slope, 1.0, MICRO_BATCH)[0])
+    return Drawn(index, trajectory, reward(trajectory.images, words, rows).total, twin, pulls)
+
+
+def usual_credit(groups: Sequence[Drawn]) -> list[torch.Tensor]:
+    """What the running mean of each prompt would have said of each group [B], from the groups before it."""
+    running: dict[int, RunningMean] = {}
+    said = []
+    for group in groups:
+        said.append(torch.tensor([running.get(i, RunningMean()).mean for i in group.index]))
+        for i in sorted(set(group.index)):
+            running.setdefault(i, RunningMean()).add(float(group.credit[torch.tensor(group.index) == i].mean()), BASELINE_DECAY)
+    return said
+
+
+def mean_pulls(pulls: Sequence[torch.Tensor]) -> dict[str, list[float]]:
+    """What each number of a plan is pulled by, over groups."""
+    rows = torch.stack([pull.flatten(1).mean(0) for pull in pulls]).double()
+    return {"mean": rows.mean(0).tolist(), "standard_error": (rows.std(0) / len(rows) ** 0.5).tolist()}
+
+
 def measure_mode(mode: str, chosen: Namespace) -> dict[str, Any]:
     """Draw groups and their twins, and compare the baselines. The first group gives the reward its scale and is left out."""
     config = overridden(TrainConfig(mode=mode), chosen.set)
     session = build_session(config)
-    agent, prompts, embeds = session.agent, session.train_prompts, session.train_embeds
-    index, seeds = choose_group(config, len(prompts), 0)
-    reward = session.make_reward(agent.rollout(embeds[index], seeds, base=True).images)
-    running: dict[int, RunningMean] = {}
-    own, left = [], {"prompt": [], "twin": []}
-    reaches = ([pathwise.TIME_REACH] + [NARROW] * (mode == "SCHEDULER_POLICY")) * bool(config.pathwise_share)
-    found = {name: [] for name in ESTIMATES[: 2 + len(reaches)]}
-    by_action = {name: [] for name in ESTIMATES[2 : 2 + len(reaches)]}
-    twins_credit = []
-    for number in range(1, GROUPS + 2):
-        index, seeds = choose_group(config, len(prompts), number)
-        words, rows = [prompts[i] for i in index], torch.tensor(index)
-        twin = reward.credit(agent.rollout(embeds[index], seeds, number, deterministic=True).images, words, rows)
-        trajectory = agent.rollout(embeds[index], seeds, number)
-        pulls, slope = [], reward.image_gradient(trajectory.images, words, rows) if number > 1 and reaches else None
-        for reach in reaches if number > 1 else ():
-            with patch.object(pathwise, "TIME_REACH", reach):
-                pulls.append(agent.pulls(trajectory, slope, 1.0, MICRO_BATCH)[0])
-        credit = reward(trajectory.images, words, rows).total
-        if number > 1:
-            usual = torch.tensor([running.get(i, RunningMean()).mean for i in index])
-            own, twins_credit = [*own, credit], [*twins_credit, twin]
-            left["prompt"].append(credit - usual)
-            left["twin"].append(credit - twin)
-            for name, row in zip(found, gradients(agent.policy, trajectory, [credit - usual, credit - twin], pulls), strict=True):
-                found[name].append(row)
-            for rows_of, pull in zip(by_action.values(), pulls, strict=True):
-                rows_of.append(pull.flatten(1).mean(0))
-        for i in sorted(set(index)):
-            running.setdefault(i, RunningMean()).add(float(credit[rows == i].mean()), BASELINE_DECAY)
-    total = torch.cat(own).square().mean()
-    facts = {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(agent.backbone), "machine": machine(chosen.device)}
-    facts["correlation"] = float(np.corrcoef(torch.cat(own), torch.cat(twins_credit))[0, 1])
-    facts |= {name: {"left": float(torch.cat(left[name]).square().mean() / total)} for name in left}
-    for name, rows in found.items():
-        facts.setdefault(name, {})["signal"] = signal(rows)
-    if mode == "SCHEDULER_POLICY":
-        for name, rows in by_action.items():
-            pulls = torch.stack(rows).double()
-            facts[name]["pulls"] = {"mean": pulls.mean(0).tolist(), "standard_error": (pulls.std(0) / len(pulls) ** 0.5).tolist()}
+    planned = mode == "SCHEDULER_POLICY"
+    index, seeds = choose_group(config, len(session.train_prompts), 0)
+    reward = session.make_reward(session.agent.rollout(session.train_embeds[index], seeds, base=True).images)
+    reaches = ([pathwise.TIME_REACH] + [NARROW] * planned) * bool(config.pathwise_share)
+    first = draw_group(session, reward, 1, ())
+    groups = [draw_group(session, reward, number, reaches) for number in range(2, GROUPS + 2)]
+    credits, twins = torch.cat([g.credit for g in groups]), torch.cat([g.twin for g in groups])
+    usual = usual_credit([first, *groups])[1:]
+    left = {"prompt": credits - torch.cat(usual), "twin": credits - twins}
+    facts = {"mode": mode, "groups": GROUPS, "images": GROUPS * config.group_size, "model_sha256": weights_digest(session.agent.backbone), "machine": machine(chosen.device)}
+    facts["correlation"] = float(np.corrcoef(credits, twins)[0, 1])
+    facts |= {name: {"left": float(rest.square().mean() / credits.square().mean())} for name, rest in left.items()}
+    rows = [gradients(session.agent.policy, g.trajectory, [g.credit - mean, g.credit - g.twin], g.pulls) for g, mean in zip(groups, usual, strict=True)]
+    for name, found in zip(ESTIMATES, zip(*rows, strict=True), strict=False):  # without a derivative there are two estimates only
+        facts.setdefault(name, {})["signal"] = signal(list(found))
+    if planned:
+        for name, pulls in zip(ESTIMATES[2:], zip(*(g.pulls for g in groups), strict=True), strict=False):
+            facts[name]["pulls"] = mean_pulls(pulls)
     return facts
 
 
