@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from backend.base_model.batches import batches, workers_for
 from backend.base_model.data import Draw, alike
 from backend.base_model.linear_code import PATCH
 from backend.base_model.progress import restore, save_progress
@@ -43,8 +44,9 @@ def train_decoder(
     draw: Draw | None = None,
     log: Callable[[dict], None] = print,
     device: str = "cpu",
+    save_every: int = 100,
 ) -> None:
-    """Train `model.decoder` in place; resumes from `state_file`.
+    """Train `model.decoder` in place; resumes exactly from `state_file`.
 
     Args:
         model: autoencoder whose encoder is fixed.
@@ -57,6 +59,7 @@ def train_decoder(
         draw: picks the images of crops; every image alike where None.
         log: called with a row every 100 steps.
         device: where to train.
+        save_every: steps between two saves.
     """
     model.to(device)
     decoder = model.decoder
@@ -64,9 +67,12 @@ def train_decoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05)
     start = restore(state_file, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
     began, mean = time.time(), None
-    for step in range(start, steps):
+
+    def make(step: int) -> tuple[np.ndarray, np.random.Generator]:
         rng = np.random.default_rng([seed, 1, step])
-        crops = random_crops(images, batch, rng, draw or alike(len(images)))
+        return random_crops(images, batch, rng, draw or alike(len(images))), rng
+
+    for step, (crops, rng) in batches(make, start, steps, workers_for(device)):
         x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
             latents = model.encoder(x)
@@ -84,7 +90,7 @@ def train_decoder(
         if (step + 1) % 100 == 0:
             rmse = (output.detach().float() - x).div(2).pow(2).mean().sqrt().item()
             log({"stage": "decoder", "step": step + 1, "loss": round(mean, 5), "batch_rmse": round(rmse, 5), "seconds": round(time.time() - began, 1)})
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % save_every == 0 or step + 1 == steps:
             save_progress(state_file, step + 1, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from backend.base_model.batches import batches, workers_for
 from backend.base_model.data import Draw, alike, augment
 from backend.base_model.linear_code import LinearCode, encode
 from backend.base_model.progress import restore, save_progress
@@ -150,12 +151,15 @@ def train_denoiser(
     start = restore(state_file, {"model": model, "ema": ema, "optimiser": optimiser})
     abar = build_scheduler().alphas_cumprod.to(device)
     began, mean = time.time(), None
-    for step in range(start, steps):
+
+    def make(step: int) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
         rng = np.random.default_rng([seed, 2, step])
+        return *make_batch(pairs, code, tokenizer, rng, batch), rng
+
+    for step, (latents, tokens, rng) in batches(make, start, steps, workers_for(device)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps)
-        latents, tokens = (x.to(device) for x in make_batch(pairs, code, tokenizer, rng, batch))
-        loss = step_loss(model, latents, tokens, abar, rng, device)
+        loss = step_loss(model, latents.to(device), tokens.to(device), abar, rng, device)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

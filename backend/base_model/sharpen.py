@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from backend.base_model.batches import batches, workers_for
 from backend.base_model.data import Draw, alike
 from backend.base_model.decoder import CROP, LATENT_NOISE, random_crops, reconstruction_loss
 from backend.base_model.progress import restore, save_progress
@@ -101,9 +102,13 @@ def sharpen_decoder(
     parts = {"plain": plain} | duel.parts()
     start = restore(state_file, parts)
     began, means = time.time(), None
-    for step in range(start, steps):
+
+    def make(step: int) -> tuple[np.ndarray, np.random.Generator]:
         rng = np.random.default_rng([seed, 3, step])
-        x = torch.from_numpy(random_crops(images, batch, rng, pick)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return random_crops(images, batch, rng, pick), rng
+
+    for step, (crops, rng) in batches(make, start, steps, workers_for(device)):
+        x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         known, own = x[: batch - batch // 2], random_latents(drawn, batch // 2, rng).to(device)
         with torch.no_grad():
             latents = model.encoder(known)

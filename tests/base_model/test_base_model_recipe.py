@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.base_model import progress, recipe
+from backend.base_model import decoder, progress, recipe
+from backend.base_model.batches import MOST_WORKERS, batches, workers_for
 from backend.base_model.card import loss_figure, training_rows
 from backend.base_model.data import augment, load_dataset, render_dataset
+from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, learning_rate_factor, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import PATCH, build_autoencoder, encode, fit_linear_code, read_code, to_patches
 from backend.base_model.recipe import Log, Recipe, assemble, initialisation, linear_code, open_parts
@@ -100,6 +103,45 @@ def test_interrupted_training_goes_on_exactly(images: np.ndarray, tmp_path: Path
     parts = _train(images, 3, 3, tmp_path / "parts.pt")
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_decoder_interrupted_between_two_saves_goes_on_exactly(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(state: Path) -> dict[str, torch.Tensor]:
+        with initialisation(5):
+            model = build_autoencoder(fit_linear_code(images, channels=4))
+        train_decoder(model, np.tile(images, (1, 2, 2, 1)), 5, state, 0, batch=2, log=lambda row: None, save_every=2)
+        return model.decoder.state_dict()
+
+    crops, calls = decoder.random_crops, []
+
+    def cut_off(*args: object) -> np.ndarray:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return crops(*args)
+
+    whole = train(tmp_path / "whole.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "random_crops", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts.pt")
+    parts = train(tmp_path / "parts.pt")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_do_not_depend_on_who_makes_them(workers: int) -> None:
+    def make(step: int) -> tuple[int, np.ndarray, np.random.Generator]:
+        rng = np.random.default_rng([3, step])
+        return os.getpid(), rng.integers(0, 256, size=(4, 8, 8, 3), dtype=np.uint8), rng
+
+    found = list(batches(make, 7, 20, workers))
+    assert [step for step, _ in found] == list(range(7, 20))
+    assert len({batch[0] for _, batch in found} - {os.getpid()}) == workers
+    for step, (_, crops, rng) in found:
+        _, wanted, theirs = make(step)
+        assert isinstance(crops, np.ndarray) and np.array_equal(crops, wanted) and rng.random() == theirs.random()
+    assert workers_for("cpu") == 0 and workers_for("cuda:0") <= MOST_WORKERS
 
 
 def test_full_disk_is_a_sentence_and_keeps_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
