@@ -146,7 +146,14 @@ class TrainConfig(BaseModel):
     lora_targets: Literal["attention", "attention+conv"] = setting(
         "attention+conv", "Policy", "LoRA targets", "Attention projections alone, or the convolutions of the residual blocks too."
     )
-    perturbation_scale: float = setting(0.3, "Policy", "Perturbation scale", "Largest push of DIVERSITY_POLICY per denoising step, in latent standard deviations.", gt=0, le=2)
+    perturbation_scale: float = setting(
+        0.3,
+        "Policy",
+        "Perturbation scale",
+        "Largest push of DIVERSITY_POLICY per denoising step, in latent standard deviations: how far it strengthens or weakens what is drawn.",
+        gt=0,
+        le=2,
+    )
     init_log_std: float = setting(-1.0, "Policy", "Initial log std", "Initial spread of the policies that learn their own.", ge=-5, le=2)
     ema_decay: float = setting(0.9, "Policy", "EMA decay", "Decay of the moving average of the policy's weights that evaluation uses; 0 switches it off.", ge=0, lt=1)
 

@@ -22,7 +22,7 @@ from backend.policies.spread import LogStd
 INIT_STREAM = 1 << 23
 HIDDEN = 64
 TIME_FEATURES = 16
-FINENESS = 0.1  # part of tanh's range in one unit of u: noise in every pixel that is as wide as the push itself would spoil the rollouts
+FINENESS = 0.3  # part of tanh's range in one unit of u: noise that is as wide as the push itself would spoil the rollouts
 MEAN_GAIN = 10.0  # lets the mean cross its useful range within a hundred updates at the common learning rate
 
 
@@ -41,23 +41,24 @@ class PushNetwork(nn.Module):
         self.condition = nn.Linear(embed_dim + TIME_FEATURES, 2 * HIDDEN)
         self.middle = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
         self.whole = nn.Linear(HIDDEN, HIDDEN)
-        self.details = nn.Conv2d(HIDDEN, channels, 1)  # not named as in the policies that pushed blocks, or means too: their weights have these shapes and another meaning
+        self.gains = nn.Conv2d(HIDDEN, channels, 1)  # not named as in the policies that pushed blocks or patterns: their weights have these shapes and another meaning
         initialise(self, generator)
-        nn.init.zeros_(self.details.weight)
-        nn.init.zeros_(self.details.bias)
+        nn.init.zeros_(self.gains.weight)
+        nn.init.zeros_(self.gains.bias)
 
     def forward(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Means [m, C, H, W] of states [m, 2C, H, W], prompt embeddings [m, L, E] and timesteps [m]."""
         scale, shift = self.condition(torch.cat([pool_text(embeds), time_features(timesteps, TIME_FEATURES)], dim=1))[:, :, None, None].chunk(2, dim=1)
         x = functional.silu(self.enter(state) * (1 + scale) + shift)
         x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
-        return self.details(functional.silu(self.middle(x)))
+        return self.gains(functional.silu(self.middle(x)))
 
 
 class DiversityPolicy(Policy):
-    """After a deterministic DDIM step in the window, a sampled bounded push is added: scale * tanh(FINENESS * (u - mean of u over the picture)), u Gaussian.
+    """After a deterministic DDIM step in the window, what is drawn is strengthened or weakened by a sampled bounded push.
 
-    A channel's mean over the picture is not pushed: it is the picture's cast, the cheapest thing to move for all pictures alike.
+    The push is scale * tanh(FINENESS * u) * tanh(clean - its mean over the picture), u Gaussian: where the model's clean estimate has nothing of a
+    channel, nothing is added. A channel holds a pattern of 8 x 8 pixels, so the same number added all over a region would be a lattice, or a cast.
     The UNet's graph is never built: the states (latents and clean estimate) are recorded, so that replay costs next to nothing.
     Scored is u before the squashing, which is free of parameters and cancels in ratio and KL.
     """
@@ -83,9 +84,10 @@ class DiversityPolicy(Policy):
         """The network's and the spread's parameters."""
         return dict(self.named_parameters())
 
-    def push(self, u: torch.Tensor) -> torch.Tensor:
-        """What is added to the latents for u [m, C, H, W]; nowhere larger than `perturbation_scale`."""
-        return self.config.perturbation_scale * torch.tanh(FINENESS * (u - u.mean(dim=(2, 3), keepdim=True)))
+    def push(self, u: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """What is added to the latents for u [m, C, H, W] where the clean estimate is `clean` [m, C, H, W]; nowhere larger than `perturbation_scale`."""
+        drawn = torch.tanh(clean - clean.mean(dim=(2, 3), keepdim=True))
+        return self.config.perturbation_scale * torch.tanh(FINENESS * u) * drawn
 
     def _gaussian(self, state: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor) -> Gaussian:
         mean = MEAN_GAIN * self.network(state, embeds, timesteps)
@@ -101,7 +103,7 @@ class DiversityPolicy(Policy):
         seen = torch.cat([state.latents, clean], dim=1)
         gaussian = self._gaussian(seen, state.embeds, state.timestep)
         value = gaussian.mean if state.deterministic else gaussian.sample(noise.step(state.index, gaussian.mean.shape[1:]))
-        return StepOutcome(following + self.push(value), Action(seen, value, gaussian))
+        return StepOutcome(following + self.push(value, clean), Action(seen, value, gaussian))
 
     def distribution(self, transitions: Transitions) -> Gaussian:
         """The Gaussian over u at recorded states."""

@@ -146,9 +146,9 @@ def test_a_policy_of_another_shape_is_refused(bench, tmp_path):
         bench(mode="DIVERSITY_POLICY").agent.load_policy(tmp_path)
 
 
-def test_a_policy_that_pushed_blocks_is_refused(bench):
+def test_a_policy_that_pushed_patterns_is_refused(bench):
     policy = bench(mode="DIVERSITY_POLICY").agent.policy
-    earlier = {name.replace("network.details", "network.push"): t for name, t in policy.trainable_state().items()}
+    earlier = {name.replace("network.gains", "network.details"): t for name, t in policy.trainable_state().items()}
     with pytest.raises(InputError, match="other layers"):
         policy.load_trainable(earlier)
 
@@ -168,9 +168,12 @@ def test_pushes_are_bounded_and_their_spread_keeps_its_floor(bench):
     b = bench(mode="DIVERSITY_POLICY", perturbation_scale=0.1, log_std_floor=-2.0)
     policy = b.agent.policy
     u = torch.randn(4, *policy.backbone.latent_shape, generator=torch.Generator().manual_seed(0))
-    assert policy.push(1e9 * u).abs().max() == pytest.approx(0.1)
-    cast = policy.push(u + 5) - policy.push(u)  # the same everywhere: the picture's cast, which is left alone
-    assert cast.abs().max() < 1e-6 and policy.push(u).mean((2, 3)).abs().max() < 1e-4 < policy.push(u).abs().mean()
+    assert policy.push(1e9 * u, 1e3 * u).abs().max() == pytest.approx(0.1)
+    clean = torch.full_like(u, 2.0)
+    clean[..., :2, :2] = 3.0  # one corner has something that the rest has not
+    push = policy.push(u, clean).abs()
+    assert push[..., :2, :2].mean() > 2 * push[..., 2:, 2:].mean() > 0
+    assert policy.push(u, torch.full_like(u, 2.0)).abs().max() == 0, "where nothing is drawn, nothing is pushed: no lattice, no cast"
     policy.load_trainable({n: t - 1e6 if "offset" in n else t for n, t in policy.trainable_state().items()})
     assert float(policy.spread().min()) == pytest.approx(-2.0)
     policy.load_trainable({n: torch.zeros_like(t) if "offset" in n else t for n, t in policy.trainable_state().items()})
