@@ -23,7 +23,7 @@ INIT_STREAM = 1 << 23
 HIDDEN = 64
 TIME_FEATURES = 16
 FINENESS = 0.3  # part of tanh's range in one unit of u: noise that is as wide as the push itself would spoil the rollouts
-MEAN_GAIN = 10.0  # lets the mean cross its useful range within a hundred updates at the common learning rate
+MEAN_GAIN = 20.0  # lets the mean cross its useful range within a hundred updates at the common learning rate
 
 
 class PushNetwork(nn.Module):
