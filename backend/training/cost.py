@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.config import TrainConfig
 from backend.training.record import threads
@@ -53,8 +53,22 @@ def model_kind(config: TrainConfig) -> str:
     return EMBEDDED if size < 200 * 2**20 else "sd15"
 
 
-def unet_forwards(config: TrainConfig) -> tuple[float, float]:
-    """UNet forwards per image of one rollout and of one update (a backward counts as one more forward).
+class Forwards(NamedTuple):
+    """UNet forwards per image; a backward counts as one more forward.
+
+    Attributes:
+        rollout: of one rollout.
+        update: of one update, through a graph.
+        beside: of one update, without one: at the noise levels to either side.
+    """
+
+    rollout: float
+    update: float
+    beside: float
+
+
+def unet_forwards(config: TrainConfig) -> Forwards:
+    """UNet forwards per image.
 
     A rollout is T steps, twice with guidance, and the twins of the baseline take another. Only LORA_UNET replays the UNet: K steps, E epochs, forward and backward of
     both branches, and the base's means of one step where KL to the base is penalised. The two other policies recompute
@@ -63,12 +77,13 @@ def unet_forwards(config: TrainConfig) -> tuple[float, float]:
     """
     branches = 2 if config.guidance_scale > 1 else 1
     rollout = branches * config.num_inference_steps
-    walked = 4 * config.num_inference_steps if config.mode == "SCHEDULER_POLICY" else 2 * (config.num_inference_steps - config.window_start) - 1
+    planned = config.mode == "SCHEDULER_POLICY"
+    walked = 2 * config.num_inference_steps if planned else 2 * (config.num_inference_steps - config.window_start) - 1
     back = branches * walked if config.pathwise_share else 0
     if config.mode != "LORA_UNET":
-        return rollout, back
+        return Forwards(rollout, back, back if planned else 0)
     replay = 2 * branches * config.window_size * config.ppo_epochs * (1 + config.replay_groups)
-    return rollout, back + replay + (branches if config.kl_base_coef else 0)
+    return Forwards(rollout, back + replay + (branches if config.kl_base_coef else 0), 0)
 
 
 def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
@@ -82,11 +97,12 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     wanted = device or ("cuda" if config.device.startswith("cuda") or kind != EMBEDDED else "cpu")
     known = constants()[kind][wanted]
     images = config.group_size
-    rollout, update = unet_forwards(config)
+    forwards = unet_forwards(config)
     drawn = 1 + config.draws_twins
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
-    per_image = rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
-    episode = images * (drawn * per_image + update * per_forward * known["replay_factor"] + known["policy_seconds"][config.mode]) + known["episode_seconds"]
+    per_image = forwards.rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
+    update = (forwards.update * known["replay_factor"] + forwards.beside) * per_forward + known["policy_seconds"][config.mode]
+    episode = images * (drawn * per_image + update) + known["episode_seconds"]
     every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
     every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
     startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image

@@ -80,7 +80,7 @@ def measure_costs(config: TrainConfig, say: Callable[[str], None] = print) -> di
         "threads": count,
         "serial_share": serial,
         "forward_seconds": forward,
-        "replay_factor": max(1.0, update / (images * forward * unet_forwards(config)[1])) if config.mode == "LORA_UNET" else 1.0,
+        "replay_factor": max(1.0, update / (images * forward * unet_forwards(config).update)) if config.mode == "LORA_UNET" else 1.0,
         "decode_seconds": _timed(lambda: agent.backbone.decode(trajectory.final_latents), device) / images,
         "reward_seconds": _timed(lambda: reward.score_set(trajectory.images, prompts), device) / images,
         "policy_seconds": {mode: _policy_seconds(config, mode) for mode in POLICIES.names()},

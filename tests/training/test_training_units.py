@@ -183,14 +183,19 @@ def test_sample_diversity_is_the_mean_pairwise_distance():
 
 def test_costs_follow_the_arithmetic_of_forwards():
     base = TrainConfig(kl_base_coef=0.0, num_inference_steps=20, window_start=0, window_size=4, ppo_epochs=1, pathwise=0.0)
-    assert cost.unet_forwards(base) == (40, 16)  # T=20, K=4: 56 forwards an image
-    assert cost.unet_forwards(base.model_copy(update={"num_inference_steps": 50, "window_size": 48, "ppo_epochs": 2}))[1] == 384
-    assert cost.unet_forwards(base.model_copy(update={"guidance_scale": 1.0})) == (20, 8)
-    assert cost.unet_forwards(base.model_copy(update={"mode": "SCHEDULER_POLICY"})) == (40, 0)
+    assert cost.unet_forwards(base) == (40, 16, 0)  # T=20, K=4: 56 forwards an image
+    assert cost.unet_forwards(base.model_copy(update={"num_inference_steps": 50, "window_size": 48, "ppo_epochs": 2})).update == 384
+    assert cost.unet_forwards(base.model_copy(update={"guidance_scale": 1.0})) == (20, 8, 0)
+    assert cost.unet_forwards(base.model_copy(update={"mode": "SCHEDULER_POLICY"})) == (40, 0, 0)
     walked = base.model_copy(update={"pathwise": 0.9, "window_start": 5})
-    assert cost.unet_forwards(walked) == (40, 16 + 58)  # 14 steps there and back, the window's first one there, twice each
-    assert cost.unet_forwards(walked.model_copy(update={"mode": "DIVERSITY_POLICY"}))[1] == 58
-    alone = base.model_copy(update={"baseline": "prompt"})
+    assert cost.unet_forwards(walked) == (40, 16 + 58, 0)  # 14 steps there and back, the window's first one there, twice each
+    assert cost.unet_forwards(walked.model_copy(update={"mode": "DIVERSITY_POLICY"})) == (40, 58, 0)
+    assert cost.unet_forwards(walked.model_copy(update={"mode": "SCHEDULER_POLICY"})) == (40, 80, 80)  # every step there and back, and two noise levels beside each
+
+
+def test_costs_follow_the_baseline_and_the_epochs():
+    alone = TrainConfig(kl_base_coef=0.0, num_inference_steps=20, window_start=0, window_size=4, ppo_epochs=1, pathwise=0.0, baseline="prompt")
+    base = alone.model_copy(update={"baseline": "auto"})
     both, one, longer = (cost.estimate(c, "cpu").seconds_per_episode for c in (base, alone, alone.model_copy(update={"ppo_epochs": 2})))
     assert one < both < 2 * one and both - one > (longer - one) / 2  # the twins are one more rollout of 40 forwards, an epoch is 16
 
