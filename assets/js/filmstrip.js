@@ -7,14 +7,16 @@ const follow = element.querySelector('.film-follow');
 const path = element.querySelector('.film-path');
 const make = (tag, className, content) => { const node = document.createElement(tag); if (className) node.className = className; if (content !== undefined) node.textContent = content; return node; };
 const number = (v) => (v === null || v === undefined || !isFinite(v) ? '–' : Number(v).toPrecision(3).replace('-', '−'));
-const cache = new Map(); // what was read; a failure is not kept, so that the next look asks again
+const cache = new Map(); // what is read or being read; a failure is not kept, so that the next look asks again
 let run = null, pinned = false, drawing = 0;
 
 const read = async (url) => {
-  if (cache.has(url)) return cache.get(url);
-  const found = await fetch(url).then((r) => (r.ok ? r.json() : null)).catch(() => null);
-  if (found) cache.set(url, found);
-  if (cache.size > 60) cache.delete(cache.keys().next().value);
+  if (!cache.has(url)) {
+    cache.set(url, fetch(url).then((r) => (r.ok ? r.json() : null)).catch(() => null));
+    if (cache.size > 60) cache.delete(cache.keys().next().value);
+  }
+  const found = await cache.get(url);
+  if (!found) cache.delete(url);
   return found;
 };
 const size = (url) => new Promise((resolve) => { const image = new Image(); image.onload = () => resolve([image.naturalWidth, image.naturalHeight]); image.onerror = () => resolve(null); image.src = url; });

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -20,33 +21,21 @@ def workers_for(device: str) -> int:
     return min(MOST_WORKERS, (os.cpu_count() or 1) - 1)
 
 
-class _Numbered(torch.utils.data.Dataset):
-    """Item `i` is the batch of step `first + i`."""
-
-    def __init__(self, make: Callable[[int], T], first: int, end: int) -> None:
-        self.make, self.first, self.end = make, first, end
-
-    def __len__(self) -> int:
-        return self.end - self.first
-
-    def __getitem__(self, i: int) -> T:
-        return self.make(self.first + i)
-
-
-def _untouched(batch: T) -> T:
-    return batch
-
-
-def batches(make: Callable[[int], T], first: int, end: int, workers: int) -> Iterator[tuple[int, T]]:
-    """Steps from `first` to `end` (exclusive) in order, each with its batch.
+def batches(make: Callable[[np.random.Generator], T], seed: Sequence[int], first: int, end: int, workers: int) -> Iterator[tuple[int, tuple[T, np.random.Generator]]]:
+    """Steps from `first` to `end` (exclusive) in order, each with its batch and the generator as the batch left it.
 
     Args:
-        make: a step's batch from its number alone, so that who makes it does not matter.
+        make: a batch from the step's own generator.
+        seed: of the generators, with the step's number behind it: who makes a batch, and where a training went on, does not matter.
         first, end: steps.
         workers: processes; 0 makes each batch when it is asked for.
     """
-    if workers == 0 or end - first < 2:
-        yield from ((step, make(step)) for step in range(first, end))
-        return
-    settings = {"num_workers": workers, "prefetch_factor": AHEAD, "multiprocessing_context": "fork"}
-    yield from enumerate(torch.utils.data.DataLoader(_Numbered(make, first, end), batch_size=None, collate_fn=_untouched, **settings), first)
+
+    def of_step(step: int) -> tuple[T, np.random.Generator]:
+        rng = np.random.default_rng([*seed, step])
+        return make(rng), rng
+
+    ahead = {"prefetch_factor": AHEAD, "multiprocessing_context": "fork"} if workers else {}
+    # A loader without a generator of its own would draw from the process' random state.
+    loader = torch.utils.data.DataLoader(range(first, end), batch_size=None, collate_fn=of_step, num_workers=workers, generator=torch.Generator(), **ahead)
+    return enumerate(loader, first)

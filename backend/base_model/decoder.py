@@ -66,13 +66,8 @@ def train_decoder(
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05)
     start = restore(state_file, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
-    began, mean = time.time(), None
-
-    def make(step: int) -> tuple[np.ndarray, np.random.Generator]:
-        rng = np.random.default_rng([seed, 1, step])
-        return random_crops(images, batch, rng, draw or alike(len(images))), rng
-
-    for step, (crops, rng) in batches(make, start, steps, workers_for(device)):
+    pick, began, mean = draw or alike(len(images)), time.time(), None
+    for step, (crops, rng) in batches(lambda rng: random_crops(images, batch, rng, pick), (seed, 1), start, steps, workers_for(device)):
         x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
             latents = model.encoder(x)

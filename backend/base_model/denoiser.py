@@ -151,12 +151,7 @@ def train_denoiser(
     start = restore(state_file, {"model": model, "ema": ema, "optimiser": optimiser})
     abar = build_scheduler().alphas_cumprod.to(device)
     began, mean = time.time(), None
-
-    def make(step: int) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
-        rng = np.random.default_rng([seed, 2, step])
-        return *make_batch(pairs, code, tokenizer, rng, batch), rng
-
-    for step, (latents, tokens, rng) in batches(make, start, steps, workers_for(device)):
+    for step, ((latents, tokens), rng) in batches(lambda rng: make_batch(pairs, code, tokenizer, rng, batch), (seed, 2), start, steps, workers_for(device)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps)
         loss = step_loss(model, latents.to(device), tokens.to(device), abar, rng, device)

@@ -102,12 +102,7 @@ def sharpen_decoder(
     parts = {"plain": plain} | duel.parts()
     start = restore(state_file, parts)
     began, means = time.time(), None
-
-    def make(step: int) -> tuple[np.ndarray, np.random.Generator]:
-        rng = np.random.default_rng([seed, 3, step])
-        return random_crops(images, batch, rng, pick), rng
-
-    for step, (crops, rng) in batches(make, start, steps, workers_for(device)):
+    for step, (crops, rng) in batches(lambda rng: random_crops(images, batch, rng, pick), (seed, 3), start, steps, workers_for(device)):
         x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         known, own = x[: batch - batch // 2], random_latents(drawn, batch // 2, rng).to(device)
         with torch.no_grad():

@@ -84,7 +84,7 @@ def check_inputs(config: TrainConfig) -> None:
         raise InputError(f"base_model {config.base_model!r}: no such folder; run `make base-model`, or name a diffusers pipeline folder or hub id", field="base_model")
 
 
-def quiet_loaders() -> None:
+def _quiet_loaders() -> None:
     """Progress bars and notices of the model loaders would tear up the terminal's own bar; errors still come through."""
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
@@ -107,7 +107,7 @@ def build_session(config: TrainConfig, say: Callable[[str], None] = lambda phase
     check_inputs(config)
     device = resolve_device(config.device)
     say("loading the model")
-    quiet_loaders()
+    _quiet_loaders()
     from backend.diffusion.backbone import load_backbone
     from backend.policies.base import build_policy
     from backend.ppo.agent import Agent

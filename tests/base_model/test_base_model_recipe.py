@@ -131,15 +131,17 @@ def test_a_decoder_interrupted_between_two_saves_goes_on_exactly(images: np.ndar
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_do_not_depend_on_who_makes_them(workers: int) -> None:
-    def make(step: int) -> tuple[int, np.ndarray, np.random.Generator]:
-        rng = np.random.default_rng([3, step])
-        return os.getpid(), rng.integers(0, 256, size=(4, 8, 8, 3), dtype=np.uint8), rng
+    def make(rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        return os.getpid(), rng.integers(0, 256, size=(4, 8, 8, 3), dtype=np.uint8)
 
-    found = list(batches(make, 7, 20, workers))
+    before = torch.get_rng_state()
+    found = list(batches(make, (3, 5), 7, 20, workers))
+    assert torch.equal(torch.get_rng_state(), before)
     assert [step for step, _ in found] == list(range(7, 20))
-    assert len({batch[0] for _, batch in found} - {os.getpid()}) == workers
-    for step, (_, crops, rng) in found:
-        _, wanted, theirs = make(step)
+    assert len({batch[0] for _, (batch, _) in found} - {os.getpid()}) == workers
+    for step, ((_, crops), rng) in found:
+        theirs = np.random.default_rng([3, 5, step])
+        wanted = make(theirs)[1]
         assert isinstance(crops, np.ndarray) and np.array_equal(crops, wanted) and rng.random() == theirs.random()
     assert workers_for("cpu") == 0 and workers_for("cuda:0") <= MOST_WORKERS
 

@@ -17,11 +17,10 @@ host = Host(RunStore(sys.argv[1]))
 
 def load():
     with host.device("drawing"):
-        from backend.training.session import quiet_loaders
-        from backend.diffusion.backbone import load_backbone
+        from backend.config import TrainConfig
+        from backend.training.session import build_session
 
-        quiet_loaders()
-        load_backbone("assets/models/crater-tiny")
+        build_session(TrainConfig())
 
 
 def guarded(work):
