@@ -128,7 +128,9 @@ def _figure_rows(figures: dict, before: dict | None) -> list[str]:
         "",
         f"halves {fd['floor'][0]}, noise {fd['noise'][0]}",
         f"renders of the same captions {figures['diversity_vendi_lite2']['renders of the captions']}",
-        f"fresh renders {nearest['fresh renders median']}",
+        f"fresh renders {nearest['fresh renders median']}; the nearest of {nearest['training images']} training renders, turned and mirrored"
+        if "training images" in nearest
+        else f"fresh renders {nearest['fresh renders median']}",
     )
     old = values(before) if before else ["–"] * len(names)
     rows = zip(names, values(figures), old, beside, strict=True)
@@ -177,16 +179,21 @@ def _guidance_rows(figures: dict) -> list[str]:
     ]
 
 
-def _trainings(recipe: dict) -> Iterator[dict]:
+def trainings(recipe: dict) -> Iterator[dict]:
     """This training, the one that it started from, and so on back to the one that started from nothing."""
     while recipe:
         yield recipe
         recipe = recipe.get("started_from") or {}
 
 
+def renders_seen(recipe: dict) -> int:
+    """Renders that this training, or one that it started from, drew from; all draw from the same ones, from the first on."""
+    return max((int(training.get("images", training.get("renders", 0))) for training in trainings(recipe)), default=0)
+
+
 def _pictures_seen(recipe: dict) -> int:
     """Pictures of a person's own that this training, or one that it started from, was shown."""
-    return sum(int(training.get("pictures", 0)) for training in _trainings(recipe))
+    return sum(int(training.get("pictures", 0)) for training in trainings(recipe))
 
 
 def _numbers(recipe: dict) -> str:
@@ -213,5 +220,5 @@ def _recipe_rows(recipe: dict, curves: bool) -> list[str]:
 
 def _origin(recipe: dict) -> str:
     """The earlier trainings, in words."""
-    _, *earlier = _trainings(recipe)
+    _, *earlier = trainings(recipe)
     return " It started from an earlier training, and that from the next of these: " + "; ".join(map(_numbers, earlier)) + "." if earlier else ""

@@ -25,6 +25,7 @@ STEPS = 20
 PCA_DIMS = 48
 DRAW = 500  # images of one draw of the Fréchet distance
 DRAWS = 5
+CHUNK = 256  # training images read at once
 SCALES = (2.0, 3.0, 5.0)  # further guidance scales
 SCALE_IMAGES, SCALE_DIMS = 120, 16  # images of each: half a minute to a minute on one core; components that so few can estimate
 
@@ -193,14 +194,26 @@ def diversity_table(folder: Path, prompts: Sequence[str], per_prompt: int, rng: 
 
 
 def memorisation(generated: np.ndarray, training: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
-    """Median and smallest Lite0 distance to the nearest training image, of generated images and of fresh renders."""
+    """Median and smallest Lite0 distance to the nearest training image, of generated images and of fresh renders, all uint8 [*, h, w, 3].
+
+    Both are turned and mirrored in all eight ways, as training images were; the nearest of the eight counts.
+    """
     network = load_extractor("efficientnet_lite0")
-    kept, made, new = (network(to_tensor(x)) for x in (training, generated, fresh))
-    out = {}
-    for name, rows in (("generated", made), ("fresh renders", new)):
-        nearest = torch.cdist(rows, kept).min(1).values
-        out |= {f"{name} median": round(float(nearest.median()), 3), f"{name} minimum": round(float(nearest.min()), 3)}
+    sought = {name: torch.stack([network(to_tensor(x)) for x in symmetries(images)]) for name, images in (("generated", generated), ("fresh renders", fresh))}
+    nearest = {name: torch.full(views.shape[1:2], torch.inf) for name, views in sought.items()}
+    for start in range(0, len(training), CHUNK):
+        kept = network(to_tensor(training[start : start + CHUNK]))
+        for name, views in sought.items():
+            nearest[name] = torch.minimum(nearest[name], torch.cdist(views, kept[None]).amin((0, 2)))
+    out: dict[str, float] = {"training images": len(training)}
+    for name, distances in nearest.items():
+        out |= {f"{name} median": round(float(distances.median()), 3), f"{name} minimum": round(float(distances.min()), 3)}
     return out
+
+
+def symmetries(images: np.ndarray) -> list[np.ndarray]:
+    """Square images [N, h, h, 3] turned by the four quarter turns, plain and mirrored."""
+    return [np.rot90(mirrored, turns, axes=(1, 2)) for mirrored in (images, images[:, :, ::-1]) for turns in range(4)]
 
 
 def reconstruction_rmse(folder: Path, images: np.ndarray) -> float:
@@ -217,7 +230,7 @@ def reconstruction_rmse(folder: Path, images: np.ndarray) -> float:
     return (total / len(images)) ** 0.5
 
 
-def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: int = 1000) -> dict:
+def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: int, trained_on: int) -> dict:
     """All figures of the model card.
 
     Args:
@@ -225,10 +238,11 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
         work: folder with the training renders.
         test_prompts: for the diversity figure, and for their words in new combinations.
         count: generated images and held-out renders.
+        trained_on: training renders, among which the nearest to a generated image is sought.
     """
     began, rng = time.time(), np.random.default_rng(5)
     fresh, params = held_out(count)
-    training, _ = load_dataset(work / "renders", 4096)
+    training, _ = load_dataset(work / "renders", trained_on)
     reader = RegionReader.load()
     generated = generate(folder, [caption(p) for p in params], seed=SEED)
     noise = np.random.default_rng(6).integers(0, 256, size=(200, SIZE, SIZE, 3), dtype=np.uint8)

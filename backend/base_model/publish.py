@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backend.base_model.card import machine, write_card
+from backend.base_model.card import machine, renders_seen, write_card
 from backend.base_model.judges import judge_versions
 from backend.base_model.measure import SEED, generate, held_out, measure_model
 from backend.base_model.recipe import MODEL, training_record, weights_sha256
@@ -35,7 +35,7 @@ def measure_and_write(folder: Path, work: Path, count: int) -> Path:
     recipe, (result, history_path, sheet_path) = training_record(folder), places(folder)
     if not recipe:
         raise InputError(f"{folder} has no training.json: name the folder of a pipeline that `base-model train` wrote")
-    figures = measure_model(folder, work, load_prompts("assets/prompts/test.txt"), count) | {
+    figures = measure_model(folder, work, load_prompts("assets/prompts/test.txt"), count, renders_seen(recipe)) | {
         "machine": machine(),
         "command": f"python -m backend base-model measure --images {count}" + ("" if result == RESULT else f" --model {folder}"),
         "weights_sha256": weights_sha256(folder),

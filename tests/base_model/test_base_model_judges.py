@@ -126,6 +126,17 @@ def test_new_combinations_compare_renders_with_pictures_of_the_same_words(monkey
     assert any("| view |" in line for line in _combination_rows({"combinations": found})) and _combination_rows({}) == []
 
 
+def test_a_training_image_is_found_however_it_was_turned(monkeypatch) -> None:
+    rng = np.random.default_rng(3)
+    training = rng.integers(0, 256, size=(20, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(measure, "CHUNK", 8)
+    monkeypatch.setattr(measure, "load_extractor", lambda name: lambda images: images.flatten(1))
+    copies = np.stack([np.rot90(training[19], 3), training[4, :, ::-1], np.rot90(training[11, :, ::-1])])
+    found = measure.memorisation(copies, training, rng.integers(0, 256, size=(5, 32, 32, 3), dtype=np.uint8))
+    assert found["generated median"] < 0.05 < 10 < found["fresh renders minimum"] and found["training images"] == 20
+    assert len({image.tobytes() for image in measure.symmetries(training)}) == 8
+
+
 def test_history_keeps_versions_and_replaces_a_repeated_measurement(tmp_path) -> None:
     path = tmp_path / "history.json"
     remember({"weights_sha256": "a", "images": 100}, path)
