@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from backend.analysis.convergence import LEARNING, plateau_episode, trend
-from backend.analysis.series import columns, present, probes
+from backend.analysis.series import columns, present, probes, steady
 from backend.runs import Run
 
 WINDOW_IMAGES = 256  # images that one judgement looks at
@@ -83,10 +83,10 @@ def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[flo
 
 def of_run(run: Run) -> list[Alert]:
     """Alerts that a run's tables give now: plateau, and sample diversity against the quality and adherence components."""
-    wanted = ["batch_score", "sample_diversity", "component_quality", "component_adherence"]
+    wanted = ["batch_score", "sample_diversity", "component_quality", "component_adherence", "trend_from"]
     data = columns(run, "policy_updates", wanted)
-    guards = {name.removeprefix("component_"): data[name] for name in wanted[2:] if present(data.get(name))}
-    found = [plateau(data.get("batch_score", ()), probes(run))]
+    guards = {name.removeprefix("component_"): data[name] for name in wanted[2:4] if present(data.get(name))}
+    found = [plateau(steady(data), probes(run))]
     if present(data.get("sample_diversity")):
         found.append(reward_hacking(data["sample_diversity"], guards, run.config.group_size))
     return [alert for alert in found if alert is not None]

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.analysis.convergence import plateau_episode, slope_interval, stability, trend
 from backend.analysis.figures import PALETTE, Figure, layout, line
-from backend.analysis.series import columns, present, probes, smooth
+from backend.analysis.series import columns, present, probes, smooth, steady
 from backend.errors import InputError
 from backend.runs import Run
 
@@ -74,9 +74,9 @@ def convergence(run: Run) -> dict[str, Any]:
         interval over the whole run, `plateau_episode` or None, `first` and `last` (means of the first and last tenth, at
         least five episodes), `gain` = last - first, `base_level`, `best`.
     """
-    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level"])
+    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "trend_from"])
     score, episode = data.get("batch_score", np.zeros(0)), data.get("episode", np.zeros(0))
-    recent, overall, at = trend(score, probes(run)), slope_interval(score), plateau_episode(score)
+    recent, overall, at = trend(steady(data), probes(run)), slope_interval(score), plateau_episode(score)
     finite = score[np.isfinite(score)]
     part = max(5, len(finite) // 10)
     first, last = (float(p.mean()) if len(p) else None for p in (finite[:part], finite[-part:]))

@@ -13,7 +13,7 @@ LEARNING, PLATEAUING, FLAT = "LEARNING", "PLATEAUING", "FLAT"
 MIN_SCORES = 20  # below this an interval of a slope says nothing, so a run is given the benefit of the doubt
 RECENT = (20, 100)  # shortest and longest recent window, in episodes
 LONG = 3  # the long window is this many recent windows
-RISING = 3  # probes, the base's among them, of which the newest is the highest
+CHANCE = 0.05  # chance at which probes that do not rise may look as if they did
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ def trend(scores: Sequence[float], probes: Sequence[float] = ()) -> Trend:
     """Slope over the recent episodes, and what it says of the run.
 
     LEARNING: the recent slope lies above zero, or that of the window three times as long does and nothing shows that
-    it has slowed to less than half of what it was before, or the probe, which is free of what a group's prompts and seeds
-    add by chance, was never higher than it is now. PLATEAUING: the long window rose, the recent one no longer
+    it has slowed to less than half of what it was before, or the probes, which are free of what a group's prompts and seeds
+    add by chance, rise (Kendall's rank test) and the newest is the highest. PLATEAUING: the long window rose, the recent one no longer
     does. FLAT: neither rises. Fewer than 20 scores are called LEARNING, with an infinite interval.
 
     Args:
         scores: [n] one raw group score per episode, oldest first.
-        probes: [p] scores of fixed prompts and seeds, the base's first; fewer than three say nothing.
+        probes: [p] scores of fixed prompts and seeds, the base's first; fewer than four say nothing.
     """
     values = np.asarray(scores, dtype=np.float64)
     if np.isfinite(values).sum() < MIN_SCORES:
@@ -111,10 +111,17 @@ def trend(scores: Sequence[float], probes: Sequence[float] = ()) -> Trend:
     slope, low, high = slope_interval(values[-window:])
     long_low = slope_interval(values[-LONG * window :])[1]
     earlier = slope_interval(values[-LONG * window : -window])[0]
-    rising = len(probes) >= RISING and probes[-1] > max(probes[:-1])
-    still = low > 0 or (long_low > 0 and high >= 0.5 * earlier) or rising
+    still = low > 0 or (long_low > 0 and high >= 0.5 * earlier) or _rising(probes)
     stopped = PLATEAUING if long_low > 0 else FLAT
     return Trend(slope, low, high, LEARNING if still else stopped)
+
+
+def _rising(probes: Sequence[float]) -> bool:
+    """Whether the newest probe is the highest and their order would hardly come about by chance."""
+    found = np.asarray(probes, dtype=np.float64)
+    if len(found) < 4 or not np.isfinite(found).all() or found[-1] <= found[:-1].max():
+        return False
+    return bool(stats.kendalltau(np.arange(len(found)), found, alternative="greater").pvalue < CHANCE)
 
 
 def plateau_episode(scores: Sequence[float]) -> int | None:

@@ -42,9 +42,21 @@ def columns(run: Run, table: str, names: Sequence[str] | None = None) -> dict[st
 
 
 def probes(run: Run) -> list[float]:
-    """Scores of the run's probes (fixed test prompts and seeds) in the order of their episodes, the base's first."""
-    found = {event.get("episode"): event.get("score") for event in run.events() if event.get("kind") == "probe"}
-    return [float(found[episode]) for episode in sorted(e for e in found if isinstance(e, int)) if isinstance(found[episode], (int, float))]
+    """Scores of the run's probes (fixed test prompts and seeds) in the order of their episodes, the base's first.
+
+    Where the guidance was changed the base was probed again, and what came before does not compare.
+    """
+    events = [event for event in run.events() if event.get("kind") == "probe" and isinstance(event.get("episode"), int)]
+    begin = max((event["episode"] for event in events if event.get("renewed")), default=0)
+    found = {event["episode"]: event.get("score") for event in events if event["episode"] >= begin}
+    return [float(found[episode]) for episode in sorted(found) if isinstance(found[episode], (int, float))]
+
+
+def steady(data: dict[str, np.ndarray], name: str = "batch_score") -> np.ndarray:
+    """A score's values since guidance or share of the reference set last changed, which moves it by itself; `data` has the column `trend_from`, if the run does."""
+    first = data.get("trend_from", np.zeros(0))
+    first = first[np.isfinite(first)]
+    return data.get(name, np.zeros(0))[int(first[-1]) - 1 if len(first) else 0 :]
 
 
 def present(values: np.ndarray | None) -> bool:

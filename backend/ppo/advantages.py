@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,9 @@ class RunningMean:
     count: int = 0
 
     def add(self, value: float, decay: float) -> None:
-        """Weigh in one value."""
+        """Weigh in one value; one that is not finite is left out, or every later mean would be."""
+        if not math.isfinite(value):
+            return
         self.count += 1
         self.mean += (value - self.mean) * max(1 / self.count, 1 - decay)
 

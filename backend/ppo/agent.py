@@ -28,7 +28,7 @@ from backend.ppo.objective import Settings, fill_stats
 from backend.ppo.pulls import add_pulls, pulls_of
 from backend.ppo.ranks import Ranks
 from backend.ppo.state import agent_state, load_agent_state
-from backend.ppo.stats import UpdateStats, sample_diversity
+from backend.ppo.stats import UpdateStats
 from backend.ppo.trpo import TRPO
 from backend.ppo.update import PPO
 
@@ -81,10 +81,12 @@ class Agent:
         """PPO's clip range of the joint log-ratio; the mode's own where the config says 0."""
         return self.config.clip_range_nats or self.policy.default_clip_nats
 
-    def window(self, episode: int) -> tuple[int, int]:
-        """First trained step and K in an episode: fixed, one step further each episode, or drawn from the run's seed."""
+    def window(self, episode: int | None) -> tuple[int, int]:
+        """First trained step and K in an episode: fixed, one step further each episode, or drawn from the run's seed; None is evaluation, where it stays."""
         c = self.config
         positions = c.num_inference_steps - 2 - c.window_size + 1
+        if episode is None:
+            return c.window_start, c.window_size
         if c.window_mode == "sliding":
             return (c.window_start + episode) % positions, c.window_size
         if c.window_mode == "random":
@@ -96,22 +98,24 @@ class Agent:
         self,
         prompt_embeds: torch.Tensor,
         seeds: Sequence[int],
-        episode: int = 0,
+        episode: int | None = 0,
         deterministic: bool = False,
         use_ema: bool = False,
         should_stop: ShouldStop | None = None,
         base: bool = False,
+        guidance_scale: float | None = None,
     ) -> Trajectory:
         """Draw one group.
 
         Args:
             prompt_embeds: [B, L, E].
             seeds: noise seed of each image [B].
-            episode: decides the window where it moves.
+            episode: decides the window where it moves; None leaves it where the settings say.
             deterministic: mean actions, eta 0 (evaluation).
             use_ema: with the averaged weights.
             should_stop: asked before each denoising step.
             base: with the policy switched off (mean actions are then the base model's).
+            guidance_scale: of this group alone; None takes the one in force.
 
         Raises:
             Stopped: the callback said so.
@@ -119,7 +123,8 @@ class Agent:
         """
         if len(prompt_embeds) != len(seeds):
             raise InputError(f"{len(prompt_embeds)} prompt embeddings for {len(seeds)} seeds: give one of each per image")
-        window, keywords = self.window(episode), {"num_inference_steps": self.config.num_inference_steps, "guidance_scale": self.config.guidance_scale}
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        window, keywords = self.window(episode), {"num_inference_steps": self.config.num_inference_steps, "guidance_scale": guidance}
         with self.acting(use_ema, base):
 
             def draw(embeds: torch.Tensor, own: Sequence[int], stop: ShouldStop | None) -> Trajectory:
@@ -201,13 +206,12 @@ class Agent:
         own = total_reward if baseline is None else total_reward - baseline.to(total_reward)
         credit = self.advantages(trajectory, own, prompt_index, group_score)
         stats = UpdateStats(advantage_std=credit.std, degenerate_share=float(credit.degenerate), skipped_nonfinite=float(credit.nonfinite > 0))
-        stats.sample_diversity = sample_diversity(trajectory.final_latents)
         group = Batch.of(trajectory, credit)
         settings = self._settings(len(trajectory))
         if image_gradient is not None:
             found = None if credit.degenerate else self.pulls(trajectory, image_gradient, credit.scale, settings.micro_batch, should_stop)
             stats.skipped_nonfinite = float(add_pulls(group, found) or credit.nonfinite > 0)
-        if self.kl_base_coef.value and not self.policy.base_is_zero and bool(credit.advantages.any()):
+        if not self.policy.base_is_zero and bool(credit.advantages.any()):  # without a penalty too: a policy that runs away is to be seen
             self._add_base_means(group, trajectory, settings, generator, should_stop)
         batch = Batch.join([group, *self.memory.recall(self.backbone.device)])
         trainer = self.trpo if self.config.algorithm == "TRPO" else self.ppo

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import torch
-
 
 @dataclass
 class UpdateStats:
@@ -15,7 +13,7 @@ class UpdateStats:
     `entropy` is per action element in nats above a unit Gaussian; `kl_divergence` (exact, to the
     policy that sampled) and `kl_base` (to the base model) are in joint nats per denoising step; ratios are per action element, as in the loss.
     `clip_fraction_up` / `_down`: share of pairs beyond 1+eps / below 1-eps. `gradient_noise_scale`: McCandlish et al. 2018 (1812.06162), images.
-    `sample_diversity`: mean RMS distance between final latents. `distance_to_base`: RMS shift of the mean in units of the step's std.
+    `distance_to_base`: RMS shift of the mean in units of the step's std.
     """
 
     actor_loss: float = 0.0
@@ -44,19 +42,9 @@ class UpdateStats:
     optimiser_steps: float = 0.0
     samples_used: float = 0.0
     replayed_dropped: float = 0.0
-    sample_diversity: float = 0.0
     distance_to_base: float = 0.0
     learning_rate: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """By name, for logs."""
         return asdict(self)
-
-
-def sample_diversity(latents: torch.Tensor) -> float:
-    """Mean RMS distance per element between pairs of final latents [B, ...]; 0 for one image."""
-    if len(latents) < 2:
-        return 0.0
-    flat = latents.flatten(1)
-    distances = torch.pdist(flat) / flat.shape[1] ** 0.5
-    return float(distances.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,7 +39,7 @@ class RewardFunction:
     def __init__(
         self, config: TrainConfig, reference_images: Tensor, reference_captions: list[str] | None = None, device: str | torch.device = "cpu", base_images: Tensor | None = None
     ) -> None:
-        self.config = config
+        self.config, self.reference_share = config, 1.0
         if not torch.isfinite(check_images(reference_images)).all():
             raise InputError("the reference images have values that are not finite: import them again", field="reference")
         self.attribute_model = load_attribute_model()
@@ -83,6 +85,7 @@ class RewardFunction:
         """
         if not 0 < share <= 1:
             raise InputError(f"share of the reference set is {share}: give more than 0 and at most 1", field="curriculum_start")
+        self.reference_share = share
         least = self.config.knn_k + 2
         changed = [space.narrow(share, least) for space in self.spaces.values()]
         if not any(changed):
@@ -92,6 +95,16 @@ class RewardFunction:
         for metric, memory in zip(self.metrics, memories, strict=True):
             metric.load_state_dict(memory)
 
+    @contextmanager
+    def whole_reference(self) -> Iterator[None]:
+        """Within it a curriculum's share of the reference set is all of it, so that scores of different episodes compare."""
+        share = self.reference_share
+        self.set_reference_share(1.0)
+        try:
+            yield
+        finally:
+            self.set_reference_share(share)
+
     def prefill(self, images: Tensor) -> None:
         """Put images [*, 3, h, w] into the queues without scoring them; those that are not finite are left out."""
         batches, _ = self._batches(images, [""] * len(images), torch.zeros(len(images), dtype=torch.long))
@@ -100,9 +113,9 @@ class RewardFunction:
 
     @property
     def scores_alone(self) -> bool:
-        """Whether `score_set` sees nothing but the set and the whole reference, so that scores of different episodes compare."""
+        """Whether `score_set` sees nothing but the set and the reference, so that scores of different episodes compare."""
         alone = all(isinstance(metric, SetMetric | PointwiseMetric) for metric in self.metrics)
-        return alone and self.config.group_size >= SMALLEST_SET and self.config.reward_mode != "single" and self.config.curriculum != "reference"
+        return alone and self.config.group_size >= SMALLEST_SET and self.config.reward_mode != "single"
 
     def score_set(self, images: Tensor, captions: list[str]) -> float:
         """Raw score of a set, to compare with the scores of groups of the same size; nothing is remembered.

@@ -44,7 +44,8 @@ class RunningNormaliser:
         return (values - (self.mean if self.groups else values.mean())) / self.scale(values)
 
     def update(self, values: Tensor) -> None:
-        """Take a group [B] into the moments; a plain average over the first groups, an exponential one after."""
+        """Take the finite values of a group [B] into the moments; a plain average over the first groups, an exponential one after."""
+        values = values[values.isfinite()]
         if len(values) == 0:
             return
         self.groups += 1

@@ -24,7 +24,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "ratio_max", "clip_fraction_up", "clip_fraction_down", "explained_variance", "advantage_std", "degenerate_share", "grad_norm_actor",
         "grad_norm_actor_after", "grad_norm_critic", "grad_clipped", "gradient_noise_scale", "sample_diversity", "distance_to_base", "early_stopped",
         "optimiser_steps", "samples_used", "replayed_dropped", "learning_rate", "entropy_coef", "kl_base_coef", "guidance_scale", "skipped",
-        "trend_slope", "trend_low", "trend_high", "status", "images", "time_per_episode", "memory_allocated", "timestamp",
+        "trend_slope", "trend_low", "trend_high", "trend_from", "status", "images", "time_per_episode", "memory_allocated", "timestamp",
     ),
     "memory_usage": ("update", "episode", "resident_mib", "peak_mib", "device_allocated_mib", "device_reserved_mib", "timestamp"),
     "reward_components": ("episode", "prompt_idx", "image", "total"),

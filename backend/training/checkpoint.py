@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -63,8 +64,11 @@ def save_checkpoint(run: Run, episode: int, state: dict[str, Any], save_policy: 
         entries = {p.relative_to(work).as_posix(): {"sha256": file_sha256(p, sync=True), "bytes": p.stat().st_size} for p in files}
         write_json(work / MANIFEST, {"format": FORMAT, "episode": episode, "score": score, "time": round(time.time(), 3), "files": entries})
         return _put_in_place(run, work, checkpoint_name(episode))
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # its way to tell of a full disk
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
         raise
 
 

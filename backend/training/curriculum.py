@@ -31,7 +31,7 @@ class Curriculum:
         if self.config.curriculum_by == "success":
             return self.memory["level"]
         start = self.config.curriculum_start
-        return min(1.0, start + (1 - start) * (episode - 1) / self.config.curriculum_episodes)
+        return start + (1 - start) * min(1.0, (episode - 1) / self.config.curriculum_episodes)
 
     def learn(self, score: float) -> None:
         """Take one episode's raw score: above its moving average the level rises by one part in `curriculum_episodes`."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from backend.analysis import alerts
-from backend.analysis.convergence import trend
 from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
@@ -92,7 +91,6 @@ class EpisodeLoop:
             while self.progress.episode < self.config.episodes:
                 if not self.control.turnover():
                     raise Stopped("stopped on request")
-                self._measure_levels()
                 self.episode(self.progress.episode + 1)
                 self.between(self.progress.episode)
         except Stopped:
@@ -111,7 +109,9 @@ class EpisodeLoop:
         """
         began = time.monotonic()
         self._apply_changes(number)
+        self._measure_levels()
         self.curriculum.apply(number, self.agent, self.reward, self.live)
+        self.progress.under(self.agent.config.guidance_scale, self.reward.reference_share)
         anneal(self.config, number, self.agent, self.live)
         index, seeds = choose_group(self.config, len(self.session.train_prompts), number)
         prompts, embeds = [self.session.train_prompts[i] for i in index], self.session.train_embeds[index]
@@ -137,14 +137,17 @@ class EpisodeLoop:
         figures = stats.to_dict()
         self.progress.add(float(result.score), len(index))
         self.curriculum.learn(float(result.score))
-        self._count_skips(bool(figures.get("skipped_nonfinite")) or not torch.isfinite(trajectory.images).all())
+        if figures.get("skipped_nonfinite") or not torch.isfinite(trajectory.images).all():
+            self._tell_damage(skipped=not figures.get("optimiser_steps"))
+        else:
+            self.progress.skipped_in_a_row = 0
         seconds = time.monotonic() - began
         self.durations.append(seconds)
         self._record(EpisodeRecord(number, index, seeds, result, figures, trajectory.log_probs, seconds, memory_row(self.session.device), self.session.device, {}))
 
     def _record(self, record: EpisodeRecord) -> None:
         progress = self.progress
-        trending = trend(progress.scores, progress.probes)
+        trending = progress.trend()
         seen = {"probe_score": None, "guidance_scale": self.agent.config.guidance_scale, "sample_diversity": sample_diversity(record.result.features)}
         record.facts = progress.facts(trending) | seen
         if record.episode == 1 or (self.config.probe_every and record.episode % self.config.probe_every == 0):
@@ -168,7 +171,7 @@ class EpisodeLoop:
         if number == 1 or not self.config.probe_every:
             return None
         self.recorder.phase("probing the test prompts")
-        score = self.levels.probe(self.reward, number)
+        score = self.levels.probe(self.reward)
         self.progress.probes.append(score)
         self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
         return score
@@ -197,15 +200,22 @@ class EpisodeLoop:
         if self.progress.episode == 0:
             return
         if self.progress.reference_level is not None:
+            renewed = not self.progress.base_scores
             if self.levels.refine(self.reward, self.control.should_stop):
                 self.recorder.writer.update(base_level=self.progress.base_level)
+            if renewed and self.progress.base_probe is not None:
+                self._tell_base_probe(renewed=True)
             return
         self.samples.draw(0, self.reward)
         self.recorder.phase("measuring the base and reference levels")
         self.levels.measure(self.reward, self.control.should_stop)
         self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
         if self.progress.base_probe is not None:
-            self.recorder.event("probe", episode=0, score=self.progress.base_probe, base=self.progress.base_probe)
+            self._tell_base_probe()
+
+    def _tell_base_probe(self, **facts: Any) -> None:
+        score = self.progress.base_probe
+        self.recorder.event("probe", episode=self.progress.episode if facts else 0, score=score, base=score, **facts)
 
     def _warn(self) -> None:
         """Plateau and reward hacking, each said once until it passes."""
@@ -246,7 +256,8 @@ class EpisodeLoop:
             self.recorder.event("change", episode=number, **change)
         self.control.config = self.live
 
-    def _set_live(self, field: str, value: Any, remember: bool = True) -> None:
+    def _set_live(self, field: str, value: Any) -> None:
+        guidance = self.live.guidance_scale
         try:
             self.live = validate_change(self.live, field, value)
             if field.endswith("_weight"):
@@ -256,23 +267,28 @@ class EpisodeLoop:
         except InputError as error:
             self.recorder.alert(f"{field} stays as it was: {error}")
             return
-        if remember:
-            self.progress.live[field] = getattr(self.live, field)
+        self.progress.live[field] = getattr(self.live, field)
+        if self.live.guidance_scale != guidance:
+            self.levels.forget()
 
-    def _count_skips(self, skipped: bool) -> None:
-        progress = self.progress
-        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+    def _tell_damage(self, skipped: bool) -> None:
+        """Say that something was not finite, and whether the whole update was `skipped`; three such in a row restore a checkpoint."""
+        progress, found = self.progress, "not a finite number in the images, the reward or the loss"
         if not skipped:
+            progress.skipped_in_a_row = 0
+            self.recorder.alert(f"episode {progress.episode}: {found}; what it touched was left out of that step")
             return
         progress.skipped += 1
-        self.recorder.alert(f"episode {progress.episode}: not a finite number in the images or the loss; that step was skipped ({progress.skipped} so far)")
+        progress.skipped_in_a_row += 1
+        self.recorder.alert(f"episode {progress.episode}: {found}; that step was skipped ({progress.skipped} so far)")
         if progress.skipped_in_a_row >= SKIPS_BEFORE_RESTORE:
             self._restore()
 
     def _restore(self) -> None:
         """Go back to the last checkpoint's weights at half the learning rate; the episodes go on."""
-        # A Stop or a wish saved others too; a run that was never stopped would not have them to go back to.
-        found = newest_sound(self.run_, every=self.config.save_every) or newest_sound(self.run_)
+        # Not one from amid the bad updates, nor one that a Stop or a wish saved: a run that was never stopped would not have it to go back to.
+        before = self.progress.episode - SKIPS_BEFORE_RESTORE
+        found = newest_sound(self.run_, before, self.config.save_every) or newest_sound(self.run_, before) or newest_sound(self.run_)
         rate = self.live.learning_rate / 2
         name = found.info.name if found else "no checkpoint"
         if found:

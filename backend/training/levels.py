@@ -18,10 +18,19 @@ REFERENCE_SUBSETS = 8
 
 
 class Levels:
-    """Measures the levels, all from fixed seeds, and keeps them in the run's progress."""
+    """Measures the levels, all from fixed seeds and at the guidance that the settings ask for, and keeps them in the run's progress."""
 
     def __init__(self, config: TrainConfig, session: Session, progress: Progress) -> None:
         self.config, self.session, self.progress = config, session, progress
+
+    @property
+    def guidance(self) -> float:
+        """Guidance scale of the settings, live changes included; a curriculum's present value is on its way there."""
+        return self.progress.live.get("guidance_scale", self.config.guidance_scale)
+
+    def forget(self) -> None:
+        """What the base scored no longer compares (another guidance): `refine` measures it anew."""
+        self.progress.base_scores, self.progress.probes, self.progress.levels_from = [], [], self.progress.episode
 
     def _base_prompts(self, number: int) -> tuple[list[int], list[int]]:
         return choose_group(self.config, len(self.session.train_prompts), BASE_GROUPS + number)
@@ -33,12 +42,13 @@ class Levels:
             Stopped: on request.
         """
         index, seeds = self._base_prompts(number)
-        return self.session.agent.rollout(self.session.train_embeds[index], seeds, 0, base=True, should_stop=should_stop).images
+        return self.session.agent.rollout(self.session.train_embeds[index], seeds, 0, base=True, should_stop=should_stop, guidance_scale=self.guidance).images
 
     def add_base_score(self, reward: Any, images: torch.Tensor, number: int) -> None:
         """Score a base group; the base level is the mean over groups."""
         index, _ = self._base_prompts(number)
-        self.progress.base_scores.append(float(reward.score_set(images, [self.session.train_prompts[i] for i in index])))
+        with reward.whole_reference():
+            self.progress.base_scores.append(float(reward.score_set(images, [self.session.train_prompts[i] for i in index])))
 
     def measure(self, reward: Any, should_stop: Callable[[], bool]) -> None:
         """The rest of the levels: more base groups, equal-N subsets of the reference set, the base's probe.
@@ -49,7 +59,7 @@ class Levels:
         self.progress.base_scores = self.progress.base_scores[:1]
         self._draw_base_groups(reward, BASE_LEVEL_GROUPS, should_stop)
         if self.config.probe_every:
-            self.progress.probes = [self.probe(reward, 0, base=True)]
+            self.progress.probes = [self.probe(reward, base=True)]
         self.progress.reference_level = self._reference_level(reward)
 
     def refine(self, reward: Any, should_stop: Callable[[], bool]) -> bool:
@@ -63,9 +73,11 @@ class Levels:
         Raises:
             Stopped: on request.
         """
-        if not reward.scores_alone:
-            return False
-        return self._draw_base_groups(reward, min(MOST_BASE_GROUPS, BASE_LEVEL_GROUPS + self.progress.episode // BASE_EVERY), should_stop)
+        later = (self.progress.episode - self.progress.levels_from) // BASE_EVERY if reward.scores_alone else 0
+        changed = self._draw_base_groups(reward, min(MOST_BASE_GROUPS, BASE_LEVEL_GROUPS + later), should_stop)
+        if self.config.probe_every and not self.progress.probes:
+            self.progress.probes = [self.probe(reward, base=True)]
+        return changed
 
     def _draw_base_groups(self, reward: Any, due: int, should_stop: Callable[[], bool]) -> bool:
         """Draw and score what is missing of the first `due` base groups; returns whether any was."""
@@ -77,15 +89,17 @@ class Levels:
     def _reference_level(self, reward: Any) -> float:
         images, captions = self.session.reference_images, self.session.reference_captions or [""] * len(self.session.reference_images)
         subsets = reference_subsets(self.config, len(images), self.config.group_size, REFERENCE_SUBSETS)
-        scores = [float(reward.score_set(images[subset], [captions[i] for i in subset])) for subset in subsets]
+        with reward.whole_reference():
+            scores = [float(reward.score_set(images[subset], [captions[i] for i in subset])) for subset in subsets]
         return sum(scores) / len(scores)
 
-    def probe(self, reward: Any, episode: int, base: bool = False) -> float:
+    def probe(self, reward: Any, base: bool = False) -> float:
         """Raw score of the fixed test images under the averaged policy (or the base), without exploration noise."""
         index, seeds = fixed_group(self.config, len(self.session.test_prompts), self.config.probe_images, PROBE)
         embeds = self.session.test_embeds[index]
-        images = self.session.agent.rollout(embeds, seeds, episode, deterministic=True, use_ema=not base, base=base).images
-        return float(reward.score_set(images, [self.session.test_prompts[i] for i in index]))
+        images = self.session.agent.rollout(embeds, seeds, None, deterministic=True, use_ema=not base, base=base, guidance_scale=self.guidance).images
+        with reward.whole_reference():
+            return float(reward.score_set(images, [self.session.test_prompts[i] for i in index]))
 
     def twin_credit(self, reward: Any, episode: int, index: list[int], seeds: list[int], should_stop: Callable[[], bool]) -> torch.Tensor:
         """Credit [B] of the group that the policy's mean action draws from the same prompts and seeds.

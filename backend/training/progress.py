@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.analysis.convergence import Trend
+from backend.analysis.convergence import Trend, trend
 
 SMOOTH = 10  # episodes behind the score that best checkpoints are judged by
 
@@ -27,6 +27,8 @@ class Progress:
         skipped: updates that a NaN stopped; skipped_in_a_row: the latest of them.
         live: live changes in force, by field.
         curriculum: memory of the curriculum.
+        levels_from: episodes completed when the base began to be measured at the guidance that is in force.
+        conditions: guidance and share of the reference set that the latest score was made under; steady_from: episodes completed when they last changed.
         warned: kinds of warning that are in force and have been said.
     """
 
@@ -43,6 +45,9 @@ class Progress:
     live: dict[str, Any] = field(default_factory=dict)
     curriculum: dict[str, Any] = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
+    levels_from: int = 0
+    conditions: list[float] = field(default_factory=list)
+    steady_from: int = 0
 
     @property
     def base_level(self) -> float | None:
@@ -65,6 +70,15 @@ class Progress:
         latest = [s for s in self.scores[-SMOOTH:] if math.isfinite(s)]
         return sum(latest) / len(latest) if latest else None
 
+    def under(self, *conditions: float) -> None:
+        """The next score is made under these conditions; a trend counts from where they last changed, for they move the score by themselves."""
+        if self.conditions != list(conditions):
+            self.conditions, self.steady_from = list(conditions), self.episode
+
+    def trend(self) -> Trend:
+        """Of the scores since the conditions last changed, and of the probes, which are drawn and scored as the settings say throughout."""
+        return trend(self.scores[self.steady_from :], self.probes)
+
     def add(self, score: float, images: int) -> None:
         """Count one completed episode."""
         self.episode += 1
@@ -83,6 +97,7 @@ class Progress:
             "score_smooth": self.smooth_score,
             "skipped": self.skipped,
             **{name: value if math.isfinite(value) else None for name, value in interval.items()},
+            "trend_from": self.steady_from + 1,
             "status": trending.state,
             "images": self.images,
         }

@@ -76,11 +76,18 @@ def test_few_scores_are_given_the_benefit_of_the_doubt():
     assert trend([]).slope == 0.0
 
 
-def test_a_probe_at_its_highest_is_learning_that_the_groups_do_not_show():
+def test_probes_that_rise_are_learning_that_the_groups_do_not_show():
     noise = np.random.default_rng(8).normal(size=60)
-    assert trend(noise).state == trend(noise, [0.0, 1.0]).state == trend(noise, [0.0, 2.0, 1.0]).state == FLAT
-    assert trend(noise, [0.0, 1.0, 2.0]).state == LEARNING
-    assert trend(noise, [0.0, 2.0, 2.0]).state == trend(noise, [0.0, 1.0, math.nan]).state == FLAT
+    for silent in ([], [0.0, 1.0, 2.0], [0.0, 1.0, 3.0, 2.0], [0.0, 2.0, 2.0, 2.0], [0.0, 1.0, 2.0, math.nan], [2.0, 1.0, 0.0, 3.0]):
+        assert trend(noise, silent).state == FLAT
+    assert trend(noise, [0.0, 1.0, 2.0, 3.0]).state == trend(noise, [0.0, 2.0, 1.0, 3.0, 4.0, 5.0]).state == LEARNING
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_probes_that_do_not_rise_seldom_look_as_if_they_did(count):
+    generator = np.random.default_rng(5)
+    states = [trend(0.3 * generator.normal(size=200), generator.normal(size=count)).state for _ in range(200)]
+    assert states.count(FLAT) / 200 >= 0.88
 
 
 def test_plateau_is_found_within_ten_episodes():

@@ -254,7 +254,7 @@ def test_identical_reference_has_no_bandwidth():
     [
         ({}, True), ({"metric": "VENDI"}, True), ({"metric": "PRECISION"}, True),
         ({"metric": "FID"}, False), ({"ensemble": "MMD=1, NOVELTY=1"}, False), ({"reward_mode": "single"}, False),
-        ({"prompts_per_group": 1}, False), ({"curriculum": "reference"}, False),
+        ({"prompts_per_group": 1}, False), ({"curriculum": "reference"}, True),
     ],
 )  # fmt: skip
 def test_a_score_alone_is_the_same_whatever_came_before(settings, alone):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -43,14 +43,15 @@ class FakeAgent:
     def join_ranks(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
-    def rollout(self, prompt_embeds, seeds, episode=0, deterministic=False, use_ema=False, should_stop=None, base=False):
+    def rollout(self, prompt_embeds, seeds, episode=0, deterministic=False, use_ema=False, should_stop=None, base=False, guidance_scale=None):
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         own = [seeds[i] for i in self.ranks.share(len(seeds))]
         noise = self.ranks.join(torch.stack([torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) for seed in own]) if own else None)
         for _ in range(self.config.num_inference_steps):
             check_stop(should_stop)
             time.sleep(self.step_seconds)
         weight = torch.zeros_like(self.policy.weight) if base else self.policy.weight.detach()
-        images = (0.5 + 0.1 * noise + weight).clamp(0, 1)
+        images = (0.5 + 0.1 * noise + weight + 0.01 * (guidance - 7.5)).clamp(0, 1)
         self.rolled.append((episode, tuple(seeds), base))
         return SimpleNamespace(images=images, log_probs=-0.5 * noise.flatten(1).pow(2).mean(1).expand(2, -1), noise=noise, episode=episode)
 
@@ -71,7 +72,7 @@ class FakeAgent:
         self.baseline = 0.9 * self.baseline + 0.1 * float(total_reward.mean())
         check_stop(should_stop)
         stats = {"actor_loss": float(loss.detach()), "critic_loss": 0.0, "grad_norm_actor": float(self.policy.weight.grad.norm()), "learning_rate": self.config.learning_rate}
-        stats |= {"skipped_nonfinite": 0.0 if finite else 1.0, "kl_divergence": 0.5}
+        stats |= {"skipped_nonfinite": float(not finite), "optimiser_steps": float(finite), "kl_divergence": 0.5}
         return SimpleNamespace(to_dict=lambda: stats)
 
     def set_knob(self, name, value):
@@ -106,6 +107,10 @@ class FakeReward:
     memory: torch.Tensor = field(default_factory=lambda: torch.zeros(3, SIDE, SIDE))
     weight: float = 1.0
     scores_alone = True
+    reference_share = 1.0
+
+    def whole_reference(self):
+        return nullcontext()
 
     def score_set(self, images, captions):
         small = torch.nn.functional.interpolate(images, size=(SIDE, SIDE))
@@ -124,7 +129,7 @@ class FakeReward:
         self.weight = value
 
     def set_reference_share(self, share):
-        self.share = share
+        self.reference_share = share
 
     def state_dict(self):
         return {"memory": self.memory.clone(), "weight": self.weight}

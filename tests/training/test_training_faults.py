@@ -11,9 +11,12 @@ import threading
 import time
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from backend.runs import RunStore
 from backend.runs.events import read_events
+from backend.training import checkpoint as checkpoint_module
 from backend.training import episodes
 from backend.training import recorder as recorder_module
 from backend.training.checkpoint import damage
@@ -134,6 +137,23 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_sentence(store, monkeypatch)
     monkeypatch.setattr("backend.runs.tables.os.write", real)
     assert train(config, run, build=fake_build()) == "completed"
     assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole_run(store, config))["policy_updates.csv"]
+
+
+def test_a_disk_that_is_full_amid_the_tensors_is_told_and_waited_for(store, monkeypatch):
+    """safetensors tells of it by an error of its own, which is no OSError."""
+    run, calls = store.create(small_config()), []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    assert train(run.config, run, build=fake_build()) == "completed"
+    told = [event["message"] for event in run.events() if event["kind"] == "alert"]
+    assert any("could not be written (No space left on device)" in message for message in told) and len(calls) > 2
+    assert all(damage(info.path) == "" for info in run.checkpoints()) and not list(run.checkpoints_dir.glob(".tmp-*"))
 
 
 @pytest.fixture

@@ -4,13 +4,16 @@ import csv
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from backend.analysis.series import columns, probes, steady
 from backend.errors import InputError
 from backend.runs.tables import TABLES
+from backend.training.checkpoint import read_checkpoint
 from backend.training.control import Control
 from backend.training.seeds import BASE_GROUPS, choose_group
 from backend.training.trainer import explain_failure, train
@@ -35,8 +38,8 @@ def test_a_run_writes_every_table_once_per_episode_or_image(store):
     assert state == "completed" and (run.status().state, run.status().episode) == ("completed", 12)
     counts = {"policy_updates": 12, "gradient_log": 12, "memory_usage": 12, "training_log": 48, "reward_components": 48, "log_probability": 96}
     assert {name: len(rows(run, name)) for name in TABLES} == counts
-    for name, columns in TABLES.items():
-        assert list(rows(run, name)[0])[: len(columns)] == list(columns)
+    for name, wanted in TABLES.items():
+        assert list(rows(run, name)[0])[: len(wanted)] == list(wanted)
     assert [int(r["episode"]) for r in rows(run, "policy_updates")] == list(range(1, 13))
 
 
@@ -203,6 +206,41 @@ def test_live_changes_after_the_checkpoint_are_replayed_on_resume(store, kind, b
     assert [float(r["learning_rate"]) for r in rows(run, "policy_updates")] == pytest.approx(before + after)
 
 
+class Guiding(Control):
+    """Asks for another guidance in episode 6."""
+
+    def turnover(self):
+        if self.run.status().episode == 5 and not answers(self.run):
+            self.run.request("change", {"field": "guidance_scale", "value": 9.5})
+        return super().turnover()
+
+
+def test_after_a_change_of_guidance_the_base_is_measured_anew_and_the_trend_begins_again(store):
+    config = small_config(episodes=12, probe_every=3)
+    run, still = store.create(config), store.create(config)
+    sessions = []
+    train(config, run, Guiding(run), build=fake_build(keep=sessions))
+    train(config, still, build=fake_build())
+    before, after = rows(still, "policy_updates"), rows(run, "policy_updates")
+    assert [r["trend_from"] for r in after] == ["1"] * 5 + ["6"] * 7 and {r["trend_from"] for r in before} == {"1"}
+    # Every picture of the fake learner is brighter by 0.02 there, and so is its score.
+    assert float(after[4]["base_level"]) == float(before[4]["base_level"])
+    assert float(after[5]["base_level"]) == pytest.approx(float(before[5]["base_level"]) + 0.02, abs=0.004)
+    assert probes(run)[0] == pytest.approx(probes(still)[0] + 0.02, abs=0.004) and len(probes(run)) == 4 and len(probes(still)) == 5
+    data = columns(run, "policy_updates", ["batch_score", "trend_from"])
+    assert steady(data).tolist() == data["batch_score"][5:].tolist()
+
+
+def test_a_curriculum_of_guidance_moves_neither_the_base_level_nor_the_probes(store):
+    config = small_config(episodes=12, probe_every=3, learning_rate=1e-9)
+    grown, still = store.create(config.model_copy(update={"curriculum": "guidance", "curriculum_episodes": 6})), store.create(config)
+    for run in (grown, still):
+        train(run.config, run, build=fake_build())
+    of = [[(r["base_level"], r["probe_score"]) for r in rows(run, "policy_updates")] for run in (grown, still)]
+    assert of[0] == of[1]
+    assert [r["trend_from"] for r in rows(grown, "policy_updates")] == [str(n) for n in range(1, 8)] + ["7"] * 5
+
+
 def test_a_nan_stops_the_update_not_the_run(store):
     run, state = finished(store, small_config(), nan_from=(3, 6))
     assert state == "completed" and run.status().skipped == 2
@@ -218,6 +256,35 @@ def test_three_nans_in_a_row_restore_the_last_checkpoint_at_half_the_rate(store)
     assert rates == [0.01] * 8 + [0.005] * 4
     assert any("episode_000004 is restored" in e["message"] and "0.005" in e["message"] for e in run.events() if e["kind"] == "alert")
     assert sessions[0].agent.config.learning_rate_critic == pytest.approx(5e-4)
+    states = {info.episode: read_checkpoint(info.path) for info in run.checkpoints()}
+    for part in (lambda state: state["agent"]["tensors"], lambda state: {"memory": state["reward"]["memory"]}):
+        old, restored, later = (part(states[episode]) for episode in (4, 8, 12))
+        assert all(torch.equal(old[name], restored[name]) for name in old) and not any(torch.equal(old[name], later[name]) for name in old)
+
+
+def test_a_checkpoint_from_amid_the_bad_updates_is_not_what_is_restored(store):
+    run, _ = finished(store, small_config(save_every=1), nan_from=(6, 7, 8))
+    assert any("episode_000005 is restored" in e["message"] for e in run.events() if e["kind"] == "alert")
+
+
+def test_damage_that_leaves_a_step_to_take_is_told_and_restores_nothing(store):
+    config, sessions = small_config(), []
+
+    def partly(config, say):
+        sessions.append(fake_build()(config, say))
+        whole = sessions[0].agent.update
+
+        def update(*given, **named):
+            stats = whole(*given, **named).to_dict()
+            return SimpleNamespace(to_dict=lambda: stats | {"skipped_nonfinite": 1.0})
+
+        sessions[0].agent.update = update
+        return sessions[0]
+
+    run = store.create(config)
+    assert train(config, run, build=partly) == "completed" and run.status().skipped == 0
+    told = [e["message"] for e in run.events() if e["kind"] == "alert"]
+    assert len([m for m in told if "left out of that step" in m]) == 12 and not any("restored" in m for m in told)
 
 
 def test_with_trpo_it_is_the_trust_region_that_shrinks(store):
