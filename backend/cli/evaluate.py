@@ -53,7 +53,7 @@ def evaluate(
     images: Annotated[int | None, typer.Option(help="Images each of base and tuned model; published figures use 1024.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Name, episode number, best or last; or an average of several: best+last, last+OTHER_RUN:last.")] = "last",
     device: Device = "auto",
-    guidance: Annotated[list[float] | None, typer.Option(help="Candidate of the trivial baseline; may be given several times.")] = None,
+    guidance: Annotated[list[float] | None, typer.Option(help="Constant guidance that the policy must beat, repeatable; by default 0.6 and 1.4 times the run's own.")] = None,
     real_images: Annotated[int | None, typer.Option(help="Held-out renders; 2000 at the published number of images, else 400.")] = None,
 ) -> None:
     """Compare base and tuned model on the test prompts with judges that the reward never saw."""
@@ -64,7 +64,7 @@ def evaluate(
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
         result = evaluate_run(
-            found, images, checkpoint, device, tuple(guidance or ()), real_images, progress=lambda what, share: bar.update(task, description=what, completed=share)
+            found, images, checkpoint, device, tuple(guidance) if guidance else None, real_images, progress=lambda what, share: bar.update(task, description=what, completed=share)
         )
     rows = [[row.get(name) for name in ("measure", *LEVELS, "estimate", "low", "high")] for row in result["table"]]
     show(f"{found.id}, {result['checkpoint']}, {result['images']} images", rows, ["Measure", *map(str.capitalize, LEVELS), "Change or share", "95 % low", "high"])

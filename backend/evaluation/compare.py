@@ -16,6 +16,7 @@ from backend.evaluation.judges import Judges, Measured
 
 PRECISION_MARGIN = -3.0  # points; the 95 % lower bound of the change must lie above
 ADHERENCE_MARGIN = -0.05  # relative change
+CLOSE_MARGIN = 0.03  # change of the share of images that are suspiciously close to the reference; its 95 % upper bound must lie below
 
 
 def block_scores(measured: Measured, judges: Judges, subsets: np.ndarray) -> dict[str, np.ndarray]:
@@ -80,21 +81,28 @@ def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, refe
     return rows, precision
 
 
-def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges) -> list[dict[str, Any]]:
-    """Distance to the nearest reference image relative to that of unseen real images; without an interval."""
-    held_out = judges.real.spaces["lite2"]
-    before = manifold.memorisation(base.spaces["lite2"], reference.spaces["lite2"], held_out)
-    after = [manifold.memorisation(item.spaces["lite2"], reference.spaces["lite2"], held_out) for item in tuned]
-    titles = {"median_ratio": "Nearest reference distance / unseen", "close_share": "Suspiciously close to the reference (share)"}
-    return [_row(title, before[key], float(np.mean([item[key] for item in after])), None) for key, title in titles.items()]
+def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval]:
+    """Distance to the nearest reference image relative to that of unseen real images, the share that comes suspiciously close, and the change of that share."""
+    held_out, known = judges.real.spaces["lite2"], reference.spaces["lite2"]
+    before, *after = (manifold.memorisation(item.spaces["lite2"], known, held_out) for item in (base, *tuned))
+    titles = {"distance": "Nearest reference distance / unseen", "close": "Suspiciously close to the reference (share)"}
+    changes = {key: paired_bootstrap([np.stack([item[key] for item in after]), before[key]], generator) for key in titles}
+    rows = [_row(title, float(before[key].mean()), float(np.mean([item[key].mean() for item in after])), changes[key]) for key, title in titles.items()]
+    return rows, changes["close"]
 
 
-def guards_of(precision: Interval, adherence: Interval | None) -> dict[str, Any]:
-    """Whether quality was kept; an adherence that cannot be measured passes and is said to be unmeasured."""
-    kept = bool(precision.low > PRECISION_MARGIN)
+def guards_of(precision: Interval, adherence: Interval | None, close: Interval) -> dict[str, Any]:
+    """Whether quality was kept; an adherence that cannot be measured passes and is said to be unmeasured.
+
+    Args:
+        precision: change in points.
+        adherence: relative change.
+        close: change of the share of images that are suspiciously close to the reference.
+    """
+    kept, fresh = bool(precision.low > PRECISION_MARGIN), bool(close.high < CLOSE_MARGIN)
     obeyed = None if adherence is None else bool(adherence.estimate >= ADHERENCE_MARGIN)
-    margins = {"precision_margin": PRECISION_MARGIN, "adherence_margin": ADHERENCE_MARGIN}
-    return {"precision": kept, "adherence": obeyed, "precision_low": precision.low, **margins, "passed": kept and obeyed is not False}
+    margins = {"precision_margin": PRECISION_MARGIN, "adherence_margin": ADHERENCE_MARGIN, "memorisation_margin": CLOSE_MARGIN}
+    return {"precision": kept, "adherence": obeyed, "memorisation": fresh, "precision_low": precision.low, **margins, "passed": kept and fresh and obeyed is not False}
 
 
 def compare(
@@ -124,13 +132,14 @@ def compare(
         rows.append(_row("Caption adherence (r²), relative change", adherence["base"], adherence["tuned"], adherence["relative"], ceiling=adherence["ceiling"]))
         rows.append(_row("… readings follow the prompt (slope), relative change", None, None, adherence["slope"]))
         rows.append(_row("… readings vary without it (residual variance), relative change", None, None, adherence["residual"]))
-    rows += memorisation_rows(base, tuned, reference, judges)
+    more, close = memorisation_rows(base, tuned, reference, judges, generator)
+    rows += more
     relative = adherence["relative"]
     headline = gaps["lite2"].estimate if "lite2" in gaps else math.nan
     return {
         "gap_closed": headline if math.isfinite(headline) else None,
         "gap": {name: interval.to_dict() for name, interval in gaps.items()},
         "table": rows,
-        "guards": guards_of(precision, relative),
+        "guards": guards_of(precision, relative, close),
         "adherence": {key: value.to_dict() if isinstance(value, Interval) else value for key, value in adherence.items()},
     }

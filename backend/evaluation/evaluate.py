@@ -16,7 +16,7 @@ from backend.diffusion.backbone import Backbone
 from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.evaluation import renders
 from backend.evaluation.compare import compare, diversity_rows
-from backend.evaluation.generate import BATCH, Progress, base_images, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
+from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
 from backend.evaluation.judges import SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
@@ -26,6 +26,7 @@ from backend.policies.base import Policy
 from backend.reference.dataset import load_reference
 from backend.runs import Run
 
+TRIVIAL = (0.6, 1.4)  # constant guidances that a policy must beat, in units of the run's own: most models vary more at a lower one, the embedded model at a higher
 BOOTSTRAP_SEED = 20_260_101  # one resampling for all, so that an evaluation can be repeated to the digit
 
 
@@ -146,7 +147,7 @@ def evaluate_run(
     images: int | None = None,
     checkpoint: str | None = None,
     device: str = "auto",
-    guidances: tuple[float, ...] = (),
+    guidances: tuple[float, ...] | None = None,
     real_images: int | None = None,
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
@@ -158,7 +159,7 @@ def evaluate_run(
         images: N, each of base, tuned and ceiling; the config's `eval_images` if None. Published figures use 1024.
         checkpoint: name, episode number, `best` or `last` (default).
         device: auto, cpu, cuda.
-        guidances: candidates of the trivial baseline; empty leaves it out.
+        guidances: candidates of the trivial baseline; by default one below and one above the run's own (`TRIVIAL`), empty leaves it out.
         real_images: held-out renders; see `set_stage`.
         progress: told what is being done and its finished share.
         should_stop: asked often.
@@ -171,15 +172,16 @@ def evaluate_run(
         InputError: no checkpoint, too few images, or a missing model, prompt file or reference set.
         Stopped: the callback said so; nothing is written.
     """
-    started, config = time.monotonic(), run.config
-    path = find_checkpoint(run, checkpoint)
+    started, path = time.monotonic(), find_checkpoint(run, checkpoint)
+    config = config_at(run, path)
     protocol = protocol_for(config, config.eval_images if images is None else images)
     backbone = open_backbone(config, device)
     digest = weights_digest(backbone)
     base = base_images(config, protocol, backbone, digest, progress=_share(progress, "drawing the base"), should_stop=should_stop)
     stage = set_stage(config, protocol, pick_device(device), real_images, progress, should_stop)
     seen_base = stage.judges.measure(base)
-    trivial = trivial_baseline(config, stage, backbone, digest, seen_base, guidances, progress, should_stop) if guidances else None
+    tried = tuple(max(1.0, share * protocol.guidance) for share in TRIVIAL) if guidances is None else guidances
+    trivial = trivial_baseline(config, stage, backbone, digest, seen_base, tried, progress, should_stop) if tried else None
     reach = attainable(stage, backbone, seen_base, progress, should_stop)
     policy = load_policy(config, backbone, path)
     tuned = draw(backbone, policy, protocol.captions, protocol.seeds, protocol.steps, protocol.guidance, _share(progress, "drawing the tuned model"), should_stop)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.config import TrainConfig
+from backend.config import TrainConfig, make_config
 from backend.diffusion.backbone import Backbone, load_backbone
 from backend.diffusion.kernel import Gaussian
 from backend.diffusion.noise import NoiseSource
@@ -23,6 +23,7 @@ from backend.evaluation.protocol import Protocol
 from backend.policies.base import Policy, build_policy
 from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run, RunStore
+from backend.runs.files import read_json
 
 BATCH = 16  # images in one pass
 Progress = Callable[[str, float], None]
@@ -199,6 +200,12 @@ def load_policy(config: TrainConfig, backbone: Backbone, checkpoint: Path) -> Po
     return policy
 
 
+def config_at(run: Run, path: Path) -> TrainConfig:
+    """The run's settings with the live changes that were in force at the checkpoint in `path`; a mixture has the settings alone."""
+    live = (read_json(path / "trainer.json") or {}).get("progress", {}).get("live", {})
+    return make_config({**run.config.model_dump(), **live})
+
+
 def find_checkpoint(run: Run, name: str | None = None) -> Path:
     """A checkpoint's folder: by name or episode number, `best`, or the newest; or a mixture, as `best+last` or `last+OTHER_RUN:last`.
 
@@ -260,9 +267,9 @@ def generate_images(
     Returns:
         uint8 [N, h, w, 3].
     """
-    chosen = run.config if run is not None else config or TrainConfig()
     prompts = list(prompts) * (len(seeds) if len(prompts) == 1 else 1)
     path = find_checkpoint(run, checkpoint) if run is not None else None
+    chosen = config_at(run, path) if path is not None else config or TrainConfig()
     backbone = open_backbone(chosen, device)
     policy = load_policy(chosen, backbone, path) if path is not None else ConstantPolicy(chosen, backbone)
     steps, guidance = steps or chosen.num_inference_steps, chosen.guidance_scale if guidance is None else guidance

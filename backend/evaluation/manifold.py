@@ -47,7 +47,7 @@ def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     return distances[np.arange(len(points)), index], index
 
 
-def memorisation(generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, quantile: float = 0.01) -> dict[str, float]:
+def memorisation(generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, quantile: float = 0.01) -> dict[str, np.ndarray]:
     """How much closer generated images come to the training images than unseen real ones do.
 
     Args:
@@ -55,13 +55,10 @@ def memorisation(generated: np.ndarray, training: np.ndarray, held_out: np.ndarr
         quantile: share of held-out images that counts as suspiciously close.
 
     Returns:
-        `median_ratio` of nearest distances, generated to held-out (1: as far as unseen images; near 0: copies),
-        `close_share` of generated images nearer than the held-out quantile (expected: the quantile itself).
+        [N] each: `distance` to the nearest training image in units of the held-out images' mean (1: as far as unseen images; near 0: a
+        copy), and `close`, 1 where it is below the held-out quantile (expected on average: the quantile itself).
     """
     ours, _ = nearest(generated, training)
     unseen, _ = nearest(held_out, training)
-    median = float(np.median(unseen))
-    return {
-        "median_ratio": float(np.median(ours)) / median if median > 0 else float("nan"),
-        "close_share": float((ours < np.quantile(unseen, quantile)).mean()),
-    }
+    mean = float(unseen.mean())
+    return {"distance": ours / mean if mean > 0 else np.full_like(ours, np.nan), "close": (ours < np.quantile(unseen, quantile)).astype(np.float64)}

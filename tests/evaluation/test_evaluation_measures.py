@@ -75,10 +75,13 @@ def test_reader_recovers_a_linear_attribute():
 
 
 def test_guards():
-    assert guards_of(Interval(-1, -2.9, 1), Interval(-0.04, -0.2, 0.1))["passed"]
-    assert not guards_of(Interval(-1, -3.1, 1), None)["passed"]
-    assert not guards_of(Interval(0, 0, 0), Interval(-0.06, -0.1, 0))["passed"]
-    assert guards_of(Interval(0, 0, 0), None)["passed"]
+    still = Interval(0, 0, 0)
+    assert guards_of(Interval(-1, -2.9, 1), Interval(-0.04, -0.2, 0.1), Interval(0.01, 0, 0.02))["passed"]
+    assert not guards_of(Interval(-1, -3.1, 1), None, still)["passed"]
+    assert not guards_of(still, Interval(-0.06, -0.1, 0), still)["passed"]
+    copied = guards_of(still, still, Interval(0.02, 0, 0.04))
+    assert not copied["passed"] and not copied["memorisation"] and copied["precision"] and copied["adherence"]
+    assert guards_of(still, None, still)["passed"]
 
 
 def test_judges_see_diversity_where_it_is(cache):

@@ -71,7 +71,8 @@ def test_an_untouched_policy_closes_nothing(make_run):
     assert result["gap_closed"] == pytest.approx(0, abs=1e-9)
     precision = next(row for row in result["table"] if row["measure"].startswith("Precision"))
     assert (precision["estimate"], precision["low"], precision["high"]) == (0, 0, 0)
-    assert result["guards"]["precision"]
+    assert result["guards"]["precision"] and result["guards"]["memorisation"]
+    assert [candidate["guidance"] for candidate in result["trivial"]["candidates"]] == pytest.approx([0.6 * 7.5, 1.4 * 7.5])
     stored = json.loads(run.evaluation_path.read_text())
     assert stored["gap_closed"] == result["gap_closed"]
     assert stored["small"]
@@ -164,6 +165,15 @@ def test_bad_input_is_named(make_run, tmp_path):
     (run.checkpoints_dir / "episode_000003").rename(tmp_path / "gone")
     with pytest.raises(InputError, match="no checkpoint"):
         evaluate.evaluate_run(run)
+
+
+def test_a_guidance_changed_while_training_is_what_is_evaluated_and_drawn(make_run):
+    run, plain = make_run(), make_run()
+    (generate.find_checkpoint(run) / "trainer.json").write_text(json.dumps({"progress": {"live": {"guidance_scale": 3.0}}}))
+    assert evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=())["guidance"] == 3.0
+    assert evaluate.evaluate_run(plain, device="cpu", real_images=40, guidances=())["trivial"] is None
+    changed, asked = generate.generate_images([PROMPTS[0]], [3], run=run, device="cpu"), generate.generate_images([PROMPTS[0]], [3], run=plain, guidance=3.0, device="cpu")
+    assert np.array_equal(changed, asked) and not np.array_equal(changed, generate.generate_images([PROMPTS[0]], [3], run=plain, device="cpu"))
 
 
 def test_images_depend_on_prompt_and_seed_only(tiny_pipeline):

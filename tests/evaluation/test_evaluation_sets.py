@@ -95,10 +95,10 @@ def test_memorisation_tells_copies_from_fresh_samples():
     generator = np.random.default_rng(7)
     training, held_out, fresh = generator.normal(size=(3, 400, 4))
     copies = training[:200] + 1e-3 * generator.normal(size=(200, 4))
-    assert manifold.memorisation(copies, training, held_out)["close_share"] > 0.95
+    assert manifold.memorisation(copies, training, held_out)["close"].mean() > 0.95
     result = manifold.memorisation(fresh, training, held_out)
-    assert result["median_ratio"] == pytest.approx(1, abs=0.1)
-    assert result["close_share"] < 0.05
+    assert result["distance"].mean() == pytest.approx(1, abs=0.1)
+    assert result["close"].mean() < 0.05
 
 
 def test_lonely_points_are_refused():
