@@ -12,7 +12,7 @@ from backend.errors import InputError
 from backend.runs import Run
 from components.context import PageContext
 
-MAX_PROMPT = 400
+MAX_PROMPT = 4000
 BASE = "base model"
 
 

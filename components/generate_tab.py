@@ -9,7 +9,7 @@ import gradio as gr
 from backend.errors import InputError
 from components.attach import parse_choice, run_choices
 from components.context import PageContext
-from components.drawing import BASE, check_count, check_prompt, checkpoint_choices, draw_pair, unknown_words
+from components.drawing import BASE, MAX_PROMPT, check_count, check_prompt, checkpoint_choices, draw_pair, unknown_words
 from components.markup import note, text
 from components.pictures import write_pngs
 
@@ -30,7 +30,7 @@ class GenerateTab:
             with gr.Column(scale=2, min_width=300):
                 self.run = gr.Dropdown(choices=self.choices(), value="", label="Model", elem_id="generate-run", interactive=True, allow_custom_value=True)
                 self.checkpoint = gr.Dropdown(choices=[], value=None, label="Checkpoint", elem_id="generate-checkpoint", interactive=True, allow_custom_value=True, visible=False)
-                self.prompt = gr.Textbox(EXAMPLE, label="Prompt", lines=3, max_length=400, elem_id="generate-prompt")
+                self.prompt = gr.Textbox(EXAMPLE, label="Prompt", lines=3, max_length=MAX_PROMPT, elem_id="generate-prompt")
                 self.words = gr.HTML(known(EXAMPLE), elem_id="generate-words", elem_classes="plain-html")
                 with gr.Row():
                     self.seed = gr.Number(0, label="First seed", precision=0, min_width=110)

@@ -135,7 +135,7 @@ def trust_region(run: Run) -> Figure:
 
 
 def clipping(run: Run) -> Figure:
-    """Share of ratios that the clip cut, upward and downward, and the ratio's spread."""
+    """Share of ratios beyond the clip range, upward and downward (cut where sampled credit is trained on), and the ratio's spread."""
     wanted = [("clip_fraction_up", "clipped above"), ("clip_fraction_down", "clipped below"), ("ratio_std", "ratio std"), ("explained_variance", "explained variance")]
     return curves(run, "policy_updates", wanted, "Clip fraction and critic", "share")
 

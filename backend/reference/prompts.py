@@ -7,14 +7,12 @@ from pathlib import Path
 
 from backend.errors import InputError
 
-# CLIP's text encoder reads 77 tokens; an English prompt of 300 characters is about 75 of them.
-MAX_CHARACTERS = 300
 MAX_PROMPTS = 10_000
 MAX_BYTES = 4 * 2**20
 
 
 def load_prompts(path: str | Path, field: str | None = None) -> list[str]:
-    """Prompts of a text file in the order in which they stand there.
+    """Prompts of any length, in the order in which they stand in a text file.
 
     Blank lines and lines that begin with `#` are skipped, white space is reduced to single blanks. A prompt that is
     repeated is kept: it is then drawn that much more often.
@@ -27,8 +25,8 @@ def load_prompts(path: str | Path, field: str | None = None) -> list[str]:
         P prompts, P >= 1.
 
     Raises:
-        InputError: the file is missing, a folder, too large, not UTF-8 or empty, or a line is too long or holds
-            control characters.
+        InputError: the file is missing, a folder, too large, not UTF-8 or empty, or a line holds control
+            characters.
     """
     path = Path(path)
     if path.is_dir():
@@ -64,10 +62,7 @@ def parse_prompts(text: str, source: str = "prompts", field: str | None = None) 
         control = next((c for c in line if unicodedata.category(c) == "Cc" and c != "\t"), None)
         if control is not None:
             raise InputError(f"{source}: line {number} holds the control character U+{ord(control):04X}: remove it", field=field)
-        prompt = " ".join(line.split())
-        if len(prompt) > MAX_CHARACTERS:
-            raise InputError(f"{source}: line {number} has {len(prompt)} characters, at most {MAX_CHARACTERS} reach the text encoder: shorten it", field=field)
-        prompts.append(prompt)
+        prompts.append(" ".join(line.split()))
     if not prompts:
         raise InputError(f"{source} holds no prompt: write one prompt a line (blank lines and lines beginning with # do not count)", field=field)
     if len(prompts) > MAX_PROMPTS:

@@ -31,6 +31,7 @@ class Session:
         device: where the agent runs.
         denoise: from an embedding [1, L, E], a seed and `base` to the model's view of the final image at each step, [T+1, 3, h, w].
         facts: goes into config.json's record.
+        notes: sentences that whoever starts the run should read.
     """
 
     agent: Any
@@ -44,6 +45,7 @@ class Session:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     denoise: Callable[..., torch.Tensor] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -124,11 +126,19 @@ def build_session(config: TrainConfig, say: Callable[[str], None] = lambda phase
 
         return RewardFunction(config, reference.tensor(), reference.captions, device, base_images)
 
+    notes = [_said_of_cut(name, prompts, backbone.cut(prompts), backbone.tokenizer.model_max_length) for name, prompts in (("training", train_prompts), ("test", test_prompts))]
     facts = {"reference": reference.label, "reference_sha256": reference.digest, "simulated_reference": reference.simulated, "device": str(device)}
     return Session(
         agent, make_reward, train_prompts, test_prompts, train_embeds, test_embeds, reference.tensor(), list(reference.captions), device,
-        partial(watch_denoising, agent), facts,
+        partial(watch_denoising, agent), facts, [note for note in notes if note],
     )  # fmt: skip
+
+
+def _said_of_cut(name: str, prompts: list[str], cut: list[int], tokens: int) -> str:
+    """A sentence about prompts that are longer than the text encoder reads; empty where there are none."""
+    if not cut:
+        return ""
+    return f"{len(cut)} of {len(prompts)} {name} prompts have more than the {tokens} tokens that the text encoder reads: what follows is not seen (first {prompts[cut[0]][:60]!r}…)"
 
 
 class _Watcher:

@@ -76,6 +76,8 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
             raise Stopped
         session = build(config, recorder.phase)
         _remember_facts(run, session.facts)
+        for sentence in session.notes:
+            recorder.alert(sentence)
         loop = EpisodeLoop(config, run, control, recorder, session, cut)
         finished = loop.run()
         if finished:

@@ -22,10 +22,13 @@ def write_run(store: RunStore, config: TrainConfig, score: np.ndarray) -> Run:
     writer = TableWriter(run.logs_dir / "policy_updates.csv", [*TABLES["policy_updates"], "component_diversity"])
     clipped = TableWriter(run.logs_dir / "gradient_log.csv", TABLES["gradient_log"])
     writer.append(
-        {"update": i, "episode": i, "batch_score": float(value), "base_level": 0.1, "reference_level": 0.9, "component_diversity": float(value) * 2,
+        {name: 0.5 + 0.001 * i for name in TABLES["policy_updates"] if name not in ("status", "timestamp", "trend_from")}
+        | {"update": i, "episode": i, "batch_score": float(value), "base_level": 0.1, "reference_level": 0.9, "component_diversity": float(value) * 2,
          "actor_loss": float(generator.normal()), "grad_norm_actor": 1.0 + i, "grad_norm_actor_after": 0.5, "entropy": 0.7, "sample_diversity": 0.2}
         for i, value in enumerate(score)
     )  # fmt: skip
+    used = TableWriter(run.logs_dir / "memory_usage.csv", TABLES["memory_usage"])
+    used.append(dict.fromkeys(TABLES["memory_usage"], i) for i in range(len(score)))
     clipped.append({"update": i, "episode": i, "grad_clipped": i % 2 == 0} for i in range(len(score)))
     parts = TableWriter(run.logs_dir / "reward_components.csv", [*TABLES["reward_components"], "diversity", "spatial", "diversity_raw"])
     draws = generator.normal(size=(len(score), 4, 2))

@@ -11,6 +11,8 @@ from scipy import stats
 from backend.analysis import alerts, comparison, report
 from backend.config import TrainConfig
 from backend.errors import InputError
+from backend.runs import TABLES
+from backend.runs.tables import TableWriter
 
 
 def test_overlay_subtracts_the_base(make_run):
@@ -96,9 +98,20 @@ def test_alerts_of_a_run_read_its_tables(make_run):
     run = make_run()
     for last, kinds in ((0.3, []), (0.1, ["plateau"])):  # written again after a resume, the later one counts
         with run.events_path.open("a", encoding="utf-8") as file:
-            for number, score in ((0, 0.1), (50, 0.2), (100, last)):
+            for number, score in ((0, 0.1), (30, 0.15), (60, 0.2), (100, last)):
                 file.write(json.dumps({"seq": 1, "time": 0, "kind": "probe", "episode": number, "score": score, "base": 0.1}) + "\n")
         assert [alert.kind for alert in alerts.of_run(run)] == kinds
+
+
+def test_reward_hacking_is_found_in_a_runs_own_tables(make_run):
+    run, noise = make_run(), np.random.default_rng(1).normal(size=(120, 2))
+    path = run.logs_dir / "policy_updates.csv"
+    path.unlink()
+    table = TableWriter(path, [*TABLES["policy_updates"], "component_quality"])
+    rising = [0.02 * i + 0.1 * n for i, n in enumerate(noise[:, 0])]
+    table.append({"episode": i, "batch_score": v, "sample_diversity": v, "component_quality": -v + 0.1 * noise[i, 1]} for i, v in enumerate(rising))
+    found = alerts.of_run(run)
+    assert [alert.kind for alert in found] == ["reward_hacking"] and found[0].numbers["quality"] < 0 < found[0].numbers["diversity"]
 
 
 def test_report_is_self_contained_and_escapes_everything(make_run):

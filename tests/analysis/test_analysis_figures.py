@@ -43,11 +43,17 @@ def test_ten_thousand_episodes_stay_below_a_thousand_points(make_run):
 
 
 def test_every_figure_is_valid_plotly_and_json(make_run):
-    run = make_run()
+    """The numbers of curves: a column that is misspelt would be missing here. The schedule's are those of a sample."""
+    run, curves = make_run(mode="DIVERSITY_POLICY"), {}
     for name, draw in figures.FIGURES.items():
         figure = draw(run)
         assert go.Figure(figure).layout.title.text, name
         json.dumps(figure, allow_nan=False)
+        curves[name] = len(figure["data"])
+    assert curves == {
+        "rewards": 6, "components": 1, "losses": 3, "gradients": 4, "entropy": 2, "kl": 2, "clipping": 4, "ratio": 2, "credit": 2, "distance": 1,
+        "noise_scale": 1, "schedule": 0, "memory": 4, "time": 1,
+    }  # fmt: skip
 
 
 def test_reward_figure_holds_the_raw_score_and_marks_the_plateau(make_run):

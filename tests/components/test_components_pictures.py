@@ -64,7 +64,7 @@ def test_scratch_folders_are_removed_when_old() -> None:
 
 def test_prompts_counts_and_unknown_words(context: PageContext) -> None:
     assert drawing.check_prompt("  aerial \n view ") == "aerial view"
-    for bad in ("", "  ", None, "x" * 401):
+    for bad in ("", "  ", None, "x" * 4001):
         with pytest.raises(InputError):
             drawing.check_prompt(bad)
     for bad_count in (0, -1, 2.5, None, 10_000):

@@ -14,7 +14,6 @@ from backend.ppo.advantages import CreditEstimator, gae
 from backend.ppo.coefficients import AdaptiveCoefficient
 from backend.ppo.losses import clipped_surrogate, explained_variance, value_loss
 from backend.ppo.noise_scale import GradientNoiseScale
-from backend.ppo.stats import sample_diversity
 from backend.ppo.trpo import conjugate_gradient, kl_bound
 
 
@@ -100,6 +99,14 @@ def test_credit_that_is_not_finite_is_left_out():
     assert not nothing.advantages.any()
 
 
+def test_a_set_score_that_is_not_finite_costs_one_group_and_stays_in_no_mean():
+    estimator = CreditEstimator(make_config({"advantage": "broadcast"}))
+    estimate(estimator, [0.0] * 4, [0, 1, 2, 3], group_score=5.0)
+    estimate(estimator, [0.0] * 4, [0, 1, 2, 3], group_score=float("nan"))
+    better = estimate(estimator, [0.0] * 4, [0, 1, 2, 3], group_score=6.0)
+    assert better.advantages.isfinite().all() and better.advantages.min() > 0
+
+
 def test_broadcast_pays_every_image_for_the_set_and_centred_broadcast_pays_none():
     estimator = CreditEstimator(make_config({"advantage": "broadcast"}))
     estimate(estimator, [0.0] * 4, [0, 1, 2, 3], group_score=5.0)
@@ -165,10 +172,3 @@ def test_conjugate_gradient_solves_a_linear_system():
 
 def test_trust_region_is_the_usual_one_at_the_usual_clip_range():
     assert kl_bound(0.2) == pytest.approx(0.01)
-
-
-def test_sample_diversity_is_the_mean_rms_distance():
-    latents = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    pairs = [(latents[i] - latents[j]).square().mean().sqrt() for i in range(4) for j in range(i)]
-    assert sample_diversity(latents) == pytest.approx(float(torch.stack(pairs).mean()), rel=1e-5)
-    assert sample_diversity(latents[:1]) == 0

@@ -235,6 +235,14 @@ def test_normaliser_subtracts_the_past_and_has_a_floor():
     assert float(still.apply(torch.tensor([1.5], dtype=torch.float64))) == 1.0
 
 
+def test_one_number_that_is_not_finite_does_not_stay_in_the_moments():
+    damaged, sound = RunningNormaliser(floor=0.5), RunningNormaliser(floor=0.5)
+    damaged.update(torch.tensor([1.0, float("nan"), 3.0, float("inf")], dtype=torch.float64))
+    damaged.update(torch.full((3,), float("nan"), dtype=torch.float64))
+    sound.update(torch.tensor([1.0, 3.0], dtype=torch.float64))
+    assert damaged.state_dict()["moments"].tolist() == sound.state_dict()["moments"].tolist() and damaged.groups == 1
+
+
 def test_queue_keeps_the_newest():
     queue = FeatureQueue(3, 1)
     queue.push(torch.arange(5.0)[:, None])

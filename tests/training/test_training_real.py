@@ -53,6 +53,15 @@ def test_a_real_run_records_its_diagnostics_and_its_pictures(tiny_pipeline, tmp_
     assert run.record["simulated_reference"] is True and len(run.record["reference_sha256"]) == 64
 
 
+def test_prompts_of_any_length_are_trained_on_and_what_is_not_read_is_said(tiny_pipeline, tmp_path):
+    (tmp_path / "prompts.txt").write_text("old mars craters\n" + "fresh mars craters on smooth plains " * 200)
+    settings = config(tiny_pipeline, episodes=1, train_prompts=str(tmp_path / "prompts.txt"))
+    run = RunStore(tmp_path).create(settings)
+    assert train(settings, run) == "completed", run.status().error
+    told = [event["message"] for event in run.events() if event["kind"] == "alert"]
+    assert "1 of 2 training prompts have more than the 16 tokens" in told[0] and "'fresh mars craters" in told[0]
+
+
 def test_the_learned_schedule_is_recorded_with_each_sample_and_drawn(tiny_pipeline, tmp_path):
     settings = config(tiny_pipeline, mode="SCHEDULER_POLICY", learning_rate=0.1)
     run = RunStore(tmp_path).create(settings)
