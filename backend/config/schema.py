@@ -94,7 +94,7 @@ class TrainConfig(BaseModel):
         0.0,
         "PPO",
         "Clip range (nats)",
-        "PPO clip range of the joint log-ratio; divided by the action's dimension. 0 takes the mode's own (LoRA 1.6, diversity 50, scheduler 0.2).",
+        "PPO clip range of the joint log-ratio; divided by the action's dimension. 0 takes the mode's own (LoRA 1.6, diversity 50, scheduler 0.2). TRPO: trust region of its square over four.",
         live=True,
         ge=0,
         le=1000,

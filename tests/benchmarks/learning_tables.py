@@ -77,25 +77,34 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def gap_of(verdict: Mapping[str, Any], judge: str, begins: str) -> str:
+    """Share of the gap that a judge sees closed, or that it sees none: the base is as varied as the ceiling."""
+    row = row_of(verdict, begins)
+    if row["ceiling"] <= row["base"]:
+        return f"no gap ({row['base']:.3g}, ceiling {row['ceiling']:.3g}, tuned {row['tuned']:.3g})"
+    return between(verdict["gap"].get(judge), 100, " %")
+
+
 def together_table(together: Mapping[str, dict[str, Any] | None], results: Mapping[str, dict[str, Any]], trivial: dict[str, Any] | None) -> list[str]:
     """All seeds of each policy in one comparison; the slope is that of the mean of their curves, in which the luck of the prompts is smaller."""
     lines = [
-        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Adherence | Guards kept | Slope after episode 50, per 100 episodes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Recall | Coverage | Adherence | Guards kept "
+        "| Slope after episode 50, per 100 episodes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for mode, verdict in together.items():
         if verdict is None:
             continue
-        gaps = [between(verdict["gap"].get(name), 100, " %") for name in ("lite2", "wavelet", "attributes")]
+        gaps = [gap_of(verdict, name, begins) for name, begins in (("lite2", "Vendi score, Lite2"), ("wavelet", "Vendi score, wavelets"), ("attributes", "Spread of"))]
         runs = [arm for arm in results.values() if arm.get("name") == mode]
         single = [arm["verdict"]["gap_closed"] for arm in runs]
         spread = between(seed_interval(single).to_dict(), 100, " %") if len(single) > 1 and None not in single else "–"
         kept = "yes" if verdict["guards"]["passed"] else "no"
-        guarded = [between(row_of(verdict, "Precision")), between(verdict["adherence"]["relative"], 100, " %")]
+        guarded = [*(between(row_of(verdict, begins)) for begins in ("Precision", "Recall", "Coverage")), between(verdict["adherence"]["relative"], 100, " %")]
         lines.append(f"| {mode} | {' | '.join([*gaps, spread, *guarded, kept, rise(late_slope(np.mean([arm['curve'] for arm in runs], axis=0)))])} |")
     if trivial is not None:
         best = next(c for c in trivial["candidates"] if c["guidance"] == trivial["best"]["guidance"])
-        lines.append(f"| constant guidance {best['guidance']:g} | {between(best['gap'], 100, ' %')} | – | – | – | – | – | yes | – |")
+        lines.append(f"| constant guidance {best['guidance']:g} | {between(best['gap'], 100, ' %')} | – | – | – | – | – | – | – | yes | – |")
     return lines
 
 
