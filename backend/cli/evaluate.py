@@ -13,26 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.errors import InputError
-from backend.runs import Run, RunStore
+from backend.runs import RunStore
 
 app = typer.Typer(help="Evaluate, generate, compare, plot, report.", no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(help="Run id; `latest` takes the newest run.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-
-
-def find_run(name: str) -> Run:
-    """The run of that id, or the newest for `latest`.
-
-    Raises:
-        InputError: no such run, or none at all.
-    """
-    store = RunStore()
-    if name != "latest":
-        return store.get(name)
-    newest = store.newest()
-    if newest is None:
-        raise InputError(f"there is no run in {store.root}: start one with `python -m backend train`")
-    return newest
 
 
 def show(title: str, rows: list[list[Any]], head: list[str]) -> None:
@@ -55,12 +41,13 @@ def evaluate(
     device: Device = "auto",
     guidance: Annotated[list[float] | None, typer.Option(help="Constant guidance that the policy must beat, repeatable; by default 0.6 and 1.4 times the run's own.")] = None,
     real_images: Annotated[int | None, typer.Option(help="Held-out renders; 2000 at the published number of images, else 400.")] = None,
+    runs_dir: Folder = None,
 ) -> None:
     """Compare base and tuned model on the test prompts with judges that the reward never saw."""
     from backend.evaluation.evaluate import evaluate_run
     from backend.evaluation.results import LEVELS
 
-    found = find_run(run)
+    found = RunStore(runs_dir).find(run)
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
         result = evaluate_run(
@@ -85,6 +72,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance; by default the run's.", min=1, max=50)] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("generated"),
+    runs_dir: Folder = None,
 ) -> None:
     """Draw images with a checkpoint or the base model."""
     from PIL import Image
@@ -94,7 +82,7 @@ def generate(
 
     if not prompt.strip():
         raise InputError("the prompt is empty: say what to draw, as in 'aerial view of bowl mars craters'")
-    found = find_run(run) if run else None
+    found = RunStore(runs_dir).find(run) if run else None
     seeds = list(range(seed, seed + count))
     images = generate_images([prompt], seeds, found, checkpoint, make_config({"base_model": base_model}), steps, guidance, device)
     try:
@@ -111,6 +99,7 @@ def generate(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Two to six run ids.")],
     out: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
+    runs_dir: Folder = None,
 ) -> None:
     """Compare runs: convergence, evaluation, settings that differ."""
     from backend.analysis.comparison import MOST_RUNS
@@ -118,7 +107,8 @@ def compare(
 
     if not 2 <= len(runs) <= MOST_RUNS:
         raise InputError(f"{len(runs)} runs cannot be compared: name 2 to {MOST_RUNS}")
-    found = [find_run(name) for name in runs]
+    store = RunStore(runs_dir)
+    found = [store.find(name) for name in runs]
     for title, rows, head in comparison_tables(found):
         show(title, rows, head)
     if out is not None:
@@ -130,6 +120,7 @@ def plot(
     run: Annotated[str, typer.Argument(help="Run id; by default the newest.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="Folder; by default the run's own plots.")] = None,
     png: Annotated[bool, typer.Option(help="Also write PNG files.")] = False,
+    runs_dir: Folder = None,
 ) -> None:
     """Plot rewards, losses, gradients, entropy, memory, feature evolution and samples of a run."""
     from backend.analysis.comparison import convergence
@@ -137,7 +128,7 @@ def plot(
     from backend.analysis.report import figures_of, page_of
     from backend.analysis.static import write_png
 
-    found = find_run(run)
+    found = RunStore(runs_dir).find(run)
     folder = out or found.plots_dir
     figures = figures_of(found)
     _write(folder / "plots.html", page_of(f"Run {found.id}", [], figures))
@@ -154,12 +145,13 @@ def plot(
 def report(
     run: Annotated[str, typer.Argument(help="Run id; by default the newest.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="Folder; by default the run's own plots.")] = None,
+    runs_dir: Folder = None,
 ) -> None:
     """Write the run's report as one HTML file and one Markdown file."""
     from backend.analysis.report import write_report
 
     try:
-        paths = write_report(find_run(run), out)
+        paths = write_report(RunStore(runs_dir).find(run), out)
     except OSError as error:
         raise InputError(f"the report cannot be written ({error.strerror}): choose another folder with --out") from error
     typer.echo("\n".join(f"wrote {path}" for path in paths))

@@ -19,7 +19,7 @@ app = typer.Typer()
 
 @app.command("resume")
 def resume(
-    run_id: Annotated[str, typer.Argument(help="Id of the run, or `newest`.")],
+    run_id: Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")],
     plugin: Annotated[list[Path] | None, typer.Option(help="Plug-in files that the run was started with.")] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
@@ -27,9 +27,7 @@ def resume(
     """Continue a stopped, failed or interrupted run from its newest sound checkpoint, bit for bit as if it had not ended."""
     load_plugins(plugin or [])
     store = RunStore(runs_dir)
-    run = store.newest() if run_id == "newest" else store.get(run_id)
-    if run is None:
-        raise InputError(f"no run in {store.root}: start one with `python -m backend train`")
+    run = store.find(run_id)
     state = _watched_state(store, run)
     if state in LIVE:
         raise InputError(f"run {run.id} is {state}: there is nothing to resume; `python -m backend runs stop {run.id}` stops it")

@@ -15,7 +15,7 @@ from backend.runs import LIVE, RunStore
 
 app = typer.Typer(help="List, show, steer, pack and delete runs.", no_args_is_help=True)
 Folder = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
-Id = Annotated[str, typer.Argument(help="Id of the run.")]
+Id = Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")]
 
 
 @app.command("list")
@@ -39,7 +39,7 @@ def _digits(value: float | None) -> str:
 def show(run_id: Id, runs_dir: Folder = None) -> None:
     """One run: state, levels, checkpoints, the command that trains the same again, the end of its log."""
     store = RunStore(runs_dir)
-    run = store.get(run_id)
+    run = store.find(run_id)
     status = run.status()
     print(f"{run.id}\n  state: {store.effective_state(run)}, attempt {status.attempt}, episode {status.episode} of {status.total}, on {status.host}")
     if status.error or status.message:
@@ -82,7 +82,7 @@ def change(
     """Change a live setting of a run while it trains."""
     from backend.training.live import validate_change
 
-    new = getattr(validate_change(RunStore(runs_dir).get(run_id).config, field, value), field)
+    new = getattr(validate_change(RunStore(runs_dir).find(run_id).config, field, value), field)
     _ask(run_id, runs_dir, "change", {"field": field, "value": new})
 
 
@@ -90,19 +90,19 @@ def _ask(run_id: str, runs_dir: Path | None, kind: str, payload: dict | None = N
     from backend.errors import InputError
 
     store = RunStore(runs_dir)
-    run = store.get(run_id)
+    run = store.find(run_id)
     state = store.effective_state(run)
     if state not in LIVE:
-        raise InputError(f"run {run_id} is {state}: it cannot take {kind}; `python -m backend resume {run_id}` continues it")
+        raise InputError(f"run {run.id} is {state}: it cannot take {kind}; `python -m backend resume {run.id}` continues it")
     run.request(kind, payload)
-    print(f"asked {run_id} to {kind}")
+    print(f"asked {run.id} to {kind}")
 
 
 @app.command()
-def delete(run_id: Id, runs_dir: Folder = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def delete(run_id: Annotated[str, typer.Argument(help="Id of the run.")], runs_dir: Folder = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Delete a run that is not live."""
     store = RunStore(runs_dir)
-    run = store.get(run_id)
+    run = store.get(run_id)  # what is lost for ever is named in full
     if not yes:
         typer.confirm(f"Delete {run.path} ({run.size_bytes() / 2**20:.0f} MiB)?", abort=True)
     store.delete(run_id)
@@ -117,4 +117,5 @@ def zip_run(
     runs_dir: Folder = None,
 ) -> None:
     """Pack a run into one file."""
-    print(RunStore(runs_dir).zip(run_id, out, checkpoints))
+    store = RunStore(runs_dir)
+    print(store.zip(store.find(run_id).id, out, checkpoints))

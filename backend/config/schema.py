@@ -53,7 +53,9 @@ class TrainConfig(BaseModel):
     prompts_per_group: int = setting(8, "Sampling", "Prompts in a group", "G: number of different prompts in one group.", ge=1, le=1024)
     images_per_prompt: int = setting(2, "Sampling", "Images per prompt", "n: images drawn for each prompt; the group has G x n images.", ge=1, le=256)
     num_inference_steps: int = setting(10, "Sampling", "Denoising steps", "T: denoising steps of one image.", ge=3, le=1000)
-    guidance_scale: float = setting(7.5, "Sampling", "Guidance", "Classifier-free guidance; 1 switches it off. Higher is more obedient and less diverse.", live=True, ge=1, le=20)
+    guidance_scale: float = setting(
+        7.5, "Sampling", "Guidance", "Classifier-free guidance; 1 switches it off. Higher is usually less diverse; the embedded model varies more.", live=True, ge=1, le=20
+    )
     eta: float = setting(1.0, "Sampling", "Eta", "Share of DDIM's full noise in the trained window; 0 would leave nothing to learn from.", gt=0, le=1)
     window_start: int = setting(3, "Sampling", "Window start", "First trained denoising step, counted from the noisiest.", ge=0, le=999)
     window_size: int = setting(4, "Sampling", "Window size", "K: length of the contiguous run of stochastic, trained steps.", ge=1, le=1000)
@@ -194,7 +196,7 @@ class TrainConfig(BaseModel):
 
     # Reward weights
     diversity_weight: float = setting(1.0, "Reward weights", "Diversity", "Weight of the chosen metric's credit.", live=True, ge=0, le=100)
-    use_bonuses: bool = setting(True, "Reward weights", "Bonuses", "Add the four bonuses below.")
+    use_bonuses: bool = setting(True, "Reward weights", "Bonuses", "Add the bonuses below.")
     sequential_weight: float = setting(0.1, "Reward weights", "Sequential", "Bonus for being unlike the most recent images.", live=True, ge=0, le=100)
     spatial_weight: float = setting(0.1, "Reward weights", "Spatial", "Bonus for compositions that vary across images and regions.", live=True, ge=0, le=100)
     entropy_weight: float = setting(0.05, "Reward weights", "Entropy", "Bonus for information content of the image.", live=True, ge=0, le=100)

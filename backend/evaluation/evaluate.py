@@ -27,6 +27,7 @@ from backend.reference.dataset import load_reference
 from backend.runs import Run
 
 TRIVIAL = (0.6, 1.4)  # constant guidances that a policy must beat, in units of the run's own: most models vary more at a lower one, the embedded model at a higher
+GUARDS = (("precision", "precision"), ("adherence", "obedience to the prompts"), ("memorisation", "images close to the reference"))
 BOOTSTRAP_SEED = 20_260_101  # one resampling for all, so that an evaluation can be repeated to the digit
 
 
@@ -222,8 +223,9 @@ def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
     if result["small"]:
         notes.append(f"This is a first look: published figures use {PUBLISHED} images, and Vendi scores of other subset sizes cannot be compared.")
     notes += stage.notes
-    if not result["guards"]["passed"]:
-        notes.append("The guards are not kept: what diversity was gained cost precision or obedience.")
+    broken = [words for name, words in GUARDS if result["guards"].get(name) is False]
+    if broken:
+        notes.append(f"The guards are not kept: what diversity was gained is paid for with {' and '.join(broken)}.")
     reach = result.get("attainable")
     if reach and reach["estimate"] is not None and 0 <= round(reach["estimate"], 2) <= 1:  # outside, base and ceiling do not stand as this sentence supposes
         notes.append(f"A perfect denoiser would close {reach['estimate']:.0%} of the gap: the rest is lost in the autoencoder, which no policy changes.")

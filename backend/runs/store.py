@@ -98,6 +98,19 @@ class RunStore:
             raise InputError(f"unknown run {run_id!r}: `python -m backend runs list` shows those in {self.root}")
         return Run(path)
 
+    def find(self, name: str) -> Run:
+        """The run of an id, or the newest for `latest` or `newest`.
+
+        Raises:
+            InputError: no such run, or none at all.
+        """
+        if name not in ("latest", "newest"):
+            return self.get(name)
+        found = self.newest()
+        if found is None:
+            raise InputError(f"there is no run in {self.root}: start one with `python -m backend train`")
+        return found
+
     def runs(self) -> list[Run]:
         """All runs, newest first; folders without a config.json are none."""
         if not self.root.is_dir():

@@ -133,6 +133,14 @@ def test_runs_are_listed_shown_packed_and_deleted(capsys, runs_dir, tmp_path):
     assert call(capsys, "runs", "delete", run.id, "--yes")[0] == 0 and store.list() == []
 
 
+@pytest.mark.parametrize("command", [["runs", "show"], ["resume"], ["evaluate"], ["report"], ["plot"]])
+def test_the_newest_run_of_a_folder_has_a_name_in_every_command(capsys, tmp_path, command):
+    code, _, error = call(capsys, *command, "latest", "--runs-dir", str(tmp_path))
+    assert code == 2 and "there is no run in" in error and str(tmp_path) in error
+    run = RunStore(tmp_path).create(TrainConfig())
+    assert RunStore(tmp_path).find("newest").id == run.id and run.id in call(capsys, "runs", "show", "latest", "--runs-dir", str(tmp_path))[1]
+
+
 def test_a_live_run_is_asked_and_not_deleted(capsys, runs_dir):
     run = RunStore(runs_dir).create(TrainConfig())
     assert call(capsys, "runs", "delete", run.id, "--yes")[0] == 2
