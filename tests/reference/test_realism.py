@@ -74,7 +74,6 @@ def real_folder(name: str) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sensor, folder, limit", [("themis", "themis_dayir_acse", 130.0), ("ctx", "ctx_mc11e_francis2020", 170.0)])
 def test_renders_are_near_real_crops(tmp_path, sensor, folder, limit):
     out = tmp_path / "figure.png"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backend.reference.renderer import CraterParameters, morphology, photometry, sample_parameters, scene
+from backend.reference.renderer import KINDS, CraterParameters, morphology, photometry, sample_parameters, scene
 from backend.reference.renderer.parameters import fresh_depth_km, fresh_rim_km
 
 SIZE = 192
@@ -49,7 +49,7 @@ def test_the_height_field_has_such_a_rim_too():
     assert min(heights) > 0.009 and max(heights) < 0.06  # as the formula above; the rounded crest takes some
 
 
-@pytest.mark.parametrize("kind", ["bowl", "complex", "terraced", "rampart", "rayed", "double", "infilled", "degraded"])
+@pytest.mark.parametrize("kind", ["bowl", "complex", "terraced", "pitted", "pedestal", "rampart", "rayed", "double", "infilled", "degraded"])
 def test_the_height_field_has_the_depth_that_the_parameters_name_and_the_wall_can_hold(kind):
     for i, p in enumerate(draws(kind=kind, rims="worn" if kind == "degraded" else "sharp")):
         depth, _, _ = measured(p, seed=i)
@@ -61,6 +61,12 @@ def test_the_height_field_has_the_depth_that_the_parameters_name_and_the_wall_ca
     [
         ("bowl", 0.08, 0.24),  # Robbins & Hynek 2012: fresh simple craters near 0.2, modified ones down to half of it
         ("rayed", 0.10, 0.25),  # with a floor at half of the radius: the fill takes a third of the depth that a bowl's wall could hold
+        ("rampart", 0.08, 0.24),
+        ("double", 0.08, 0.24),
+        ("pedestal", 0.08, 0.24),  # a bowl on a plateau
+        ("chained", 0.05, 0.13),  # McEwen et al. 2005 (Icarus 176, 351): secondaries are about half as deep as primaries, near 0.1
+        ("clustered", 0.05, 0.13),
+        ("pitted", 0.03, 0.13),
         ("complex", 0.03, 0.13),
         ("terraced", 0.03, 0.13),
         ("degraded", 0.03, 0.13),
@@ -117,6 +123,14 @@ def test_walls_stay_near_the_angle_of_repose(sensor):
     for i, p in enumerate(draws(16, sensor=sensor, kind="bowl", rims="sharp")):
         slope = measured(p.replace(irregularity=0.0, hummocks=0.0, old_craters=0.0), seed=i)[2]
         assert 14.0 < slope < 37.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_wall_is_steeper_than_loose_rock_lies_and_no_rim_higher_than_published(kind):
+    """Rims of fresh craters stand 1 to 6 % of the diameter above the plain (as above); a pedestal's stands on its plateau, and old ones are worn away."""
+    for i, p in enumerate(draws(kind=kind)):
+        _, rim, slope = measured(p, seed=i)
+        assert slope < 37.0 and -0.005 < rim < (0.12 if kind == "pedestal" else 0.06)
 
 
 def test_old_craters_are_shallower_and_rounder_than_young_ones():
