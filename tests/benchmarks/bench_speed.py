@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from backend.config import load_preset
 from backend.errors import InputError
 from tests.benchmarks.limits import Limit, measure_arms
 
@@ -32,6 +33,8 @@ LIMITS = {
     "first_point_seconds": Limit(15.0, "first chart point after Start (the page has imported the trainer while the form was read), s"),
     "episode_seconds": Limit(8.0, "one episode at 16 images x 10 steps with guidance, s"),
     "peak_gib": Limit(3.0, "peak memory of the training process, GiB"),
+    "preset_share": Limit(1.0, "the preset Quick look from the command to its evaluation, in units of the minutes that it names"),
+    "default_run_minutes": Limit(40.0, "LORA_UNET at the defaults: 200 episodes with samples, probes, checkpoints and evaluation, min"),
     "renders_per_second": Limit(40.0, "renderer at 128 x 128 on one core, images/s", least=True),
     "page_seconds": Limit(10.0, "page interactive after `python app.py`, s"),
 }
@@ -99,6 +102,32 @@ def measure_train(settings: dict[str, str]) -> dict[str, Any]:
     return {"first_point_seconds": found["first"], "episode_seconds": times[len(times) // 2], "peak_gib": found["peak"] / 1024, "preset": PRESET, "episodes": len(found["times"])}
 
 
+def measure_run(*flags: str) -> float:
+    """Minutes of a whole training from the command line, with nothing kept from earlier ones.
+
+    Raises:
+        InputError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "backend", "train", *flags, "--runs-dir", f"{folder}/runs", "--quiet"]
+        done = subprocess.run(command, env={**os.environ, "CRATER_CACHE": f"{folder}/cache"}, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        return (time.monotonic() - began) / 60
+
+
+def measure_preset() -> dict[str, Any]:
+    """What the page starts with, to its end, beside the minutes that the form says."""
+    taken, said = measure_run("--preset", PRESET), load_preset(PRESET)["minutes"]
+    return {"preset": PRESET, "preset_minutes": taken, "minutes_said": said, "preset_share": taken / said}
+
+
+def measure_default_run() -> dict[str, Any]:
+    """The run that the results of LORA_UNET are of, with the pictures and the evaluation that they leave out."""
+    return {"default_run_minutes": measure_run()}
+
+
 def measure_renderer() -> dict[str, Any]:
     """Images a second of one core."""
     found = child(RENDER, threads=1)
@@ -163,7 +192,13 @@ def wait_for_button(address: str, began: float) -> float | None:
 
 def main() -> int:
     """Measure what was asked for and write the table."""
-    arms = {"train": lambda _, settings: measure_train(settings), "renderer": lambda *_: measure_renderer(), "page": lambda *_: measure_page()}
+    arms = {
+        "train": lambda _, settings: measure_train(settings),
+        "preset": lambda *_: measure_preset(),
+        "default_run": lambda *_: measure_default_run(),
+        "renderer": lambda *_: measure_renderer(),
+        "page": lambda *_: measure_page(),
+    }
     return measure_arms(ArgumentParser(description=__doc__), "tests.benchmarks.bench_speed", "Speed and memory", LIMITS, arms)
 
 
