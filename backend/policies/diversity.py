@@ -65,7 +65,9 @@ class DiversityPolicy(Policy):
 
     default_clip_nats = 50.0
     learns_std = True
-    kl_unit = 2500.0  # noise thirty times narrower than the diffusion's: nats a thousandfold; and at 1000 the penalty ended the learning, at 4000 it cost precision (docs/results/trials.md)
+    # Its noise is thirty times narrower than the diffusion's, so nats are a thousandfold. At 1000 the penalty ended the learning, at 4000 precision was
+    # paid (docs/results/trials.md).
+    kl_unit = 2500.0
 
     def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
