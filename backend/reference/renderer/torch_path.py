@@ -1,5 +1,6 @@
-"""Renders a batch on a torch device: the physics of the NumPy renderer, for training sets rendered where they are used.
+"""Renders a batch on a torch device: the physics of the NumPy renderer, for pictures that are needed on a GPU as one trains.
 
+`base-model train`, which shows each of its pictures dozens of times, renders them once, by all of the host's processors.
 With the NumPy random numbers the pictures are those of `render_batch` up to rounding (tested); with a torch generator the large noise fields
 are drawn on the device, which is faster and gives other pictures of the same distribution."""
 
