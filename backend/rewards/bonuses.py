@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backend.rewards.attributes_model import AttributeModel
+from backend.rewards.base import MetricContext, RewardBatch
 from backend.rewards.kernels import rbf, reference_radii, squared_distances
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -117,3 +119,20 @@ def quality_bonus(x: Tensor, reference: Tensor, k: int) -> Tensor:
     """
     ratio = (squared_distances(x.double(), reference).sqrt() / reference_radii(reference, k)).min(1).values
     return (-torch.log(ratio.clamp_min(1e-9))).clamp(-QUALITY_RANGE, QUALITY_RANGE)
+
+
+def group_bonuses(batch: RewardBatch, context: MetricContext, bandwidth: float, knn_k: int) -> dict[str, Tensor]:
+    """The four bonuses [B] of a group, by name."""
+    return {
+        "sequential": sequential_bonus(batch.features, context.queue.recent(RECENT), bandwidth),
+        "spatial": spatial_bonus(batch.images),
+        "entropy": entropy_bonus(batch.images),
+        "quality": quality_bonus(batch.features, context.reference, knn_k),
+    }
+
+
+def adherence_bonus(model: AttributeModel, batch: RewardBatch) -> Tensor:
+    """How well each image [B] obeys its prompt; one whose prompt says nothing measurable takes the others' mean, as obeyed neither well nor badly."""
+    said = model.adherence(batch.attributes, batch.captions)
+    known = ~torch.isnan(said)
+    return torch.where(known, said, said[known].mean() if known.any() else 0.0)

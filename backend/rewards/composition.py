@@ -15,10 +15,10 @@ from backend.errors import InputError
 from backend.features.base import check_images
 from backend.rewards.attributes_model import load_attribute_model
 from backend.rewards.base import Metric, MetricResult, PointwiseMetric, RewardBatch, SetMetric
-from backend.rewards.bonuses import RECENT, entropy_bonus, quality_bonus, sequential_bonus, spatial_bonus
+from backend.rewards.bonuses import adherence_bonus, group_bonuses
 from backend.rewards.kernels import median_distance
 from backend.rewards.normalise import RunningNormaliser
-from backend.rewards.result import DAMAGED, WEIGHTS, RewardResult, spread
+from backend.rewards.result import WEIGHTS, RewardResult, spread, spread_explanations
 from backend.rewards.spaces import Part, Space, parse_ensemble
 
 
@@ -228,21 +228,10 @@ class RewardFunction:
 
     def _bonuses(self, batch: RewardBatch) -> dict[str, Tensor]:
         """Raw bonuses [b] by name; none where they are off."""
-        out = {}
         if len(batch) == 0:
-            return out
-        if self.config.use_bonuses:
-            context = self.primary.context
-            out["sequential"] = sequential_bonus(batch.features, context.queue.recent(RECENT), self.bandwidth)
-            out["spatial"] = spatial_bonus(batch.images)
-            out["entropy"] = entropy_bonus(batch.images)
-            out["quality"] = quality_bonus(batch.features, context.reference, self.config.knn_k)
-        if self.attribute_model is not None:
-            said = self.attribute_model.adherence(batch.attributes, batch.captions)
-            known = ~torch.isnan(said)
-            # A prompt that says nothing measurable is obeyed neither well nor badly: it takes the others' mean.
-            out["adherence"] = torch.where(known, said, said[known].mean() if known.any() else 0.0)
-        return out
+            return {}
+        found = group_bonuses(batch, self.primary.context, self.bandwidth, self.config.knn_k) if self.config.use_bonuses else {}
+        return found if self.attribute_model is None else found | {"adherence": adherence_bonus(self.attribute_model, batch)}
 
     def _assemble(self, results: list[MetricResult], credits: list[Tensor], values: dict[str, Tensor], normalised: dict[str, Tensor], keep: Tensor) -> RewardResult:
         """Weighted sums over the finite images, spread over the group."""
@@ -257,21 +246,10 @@ class RewardFunction:
         components |= {k: v for k, v in normalised.items() if k in WEIGHTS}
         total = sum(self.weights[k] * v for k, v in components.items() if k in WEIGHTS)
         shown = {k: spread(v, keep) for k, v in components.items()}
-        explanations = self._explanations(results, keep)
+        explanations = spread_explanations(results[0].explanations, keep)
         features = torch.zeros(len(keep), self.primary.extractor.dimension)
         scores = {p.key if len(self.parts) > 1 else p.metric: r.score for p, r in zip(self.parts, results, strict=True)}
         return RewardResult(self._score(results), spread(total, keep), shown, {k: spread(v, keep) for k, v in raw.items()}, explanations, features, scores)
-
-    def _explanations(self, results: list[MetricResult], keep: Tensor) -> list[dict[str, Any]]:
-        """The first metric's explanations; companions in the group are indices into the whole group again."""
-        positions = keep.nonzero().flatten().tolist()
-        blank = {"attraction": 0.0, "repulsion": 0.0, "companion": -1, "companion_kind": "group", "note": DAMAGED}
-        out = [dict(blank) for _ in range(len(keep))]
-        for position, found in zip(positions, results[0].explanations, strict=True):
-            out[position] = dict(found)
-            if found["companion_kind"] == "group" and found["companion"] >= 0:
-                out[position]["companion"] = positions[found["companion"]]
-        return out
 
     def _score(self, results: list[MetricResult]) -> float:
         """The raw score; for an ensemble, on the anchored scale."""

@@ -49,3 +49,14 @@ def spread(values: Tensor, keep: Tensor) -> Tensor:
         out[keep] = values.float()
         out[~keep] = float(values.min())
     return out
+
+
+def spread_explanations(found: list[dict[str, Any]], keep: Tensor) -> list[dict[str, Any]]:
+    """Explanations of the finite images spread over the group [B] bool; companions in the group are indices into the whole group again."""
+    positions = keep.nonzero().flatten().tolist()
+    out = [{"attraction": 0.0, "repulsion": 0.0, "companion": -1, "companion_kind": "group", "note": DAMAGED} for _ in range(len(keep))]
+    for position, explanation in zip(positions, found, strict=True):
+        out[position] = dict(explanation)
+        if explanation["companion_kind"] == "group" and explanation["companion"] >= 0:
+            out[position]["companion"] = positions[explanation["companion"]]
+    return out

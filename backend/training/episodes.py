@@ -13,7 +13,7 @@ from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import Run
 from backend.training.annealing import anneal
-from backend.training.checkpoint import checkpoint_name, keep_and_prune, newest_sound, save_checkpoint
+from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_checkpoint
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
@@ -22,6 +22,7 @@ from backend.training.memory import memory_row
 from backend.training.packing import snapshot
 from backend.training.progress import Progress, expected_seconds
 from backend.training.recorder import Recorder
+from backend.training.recovery import halved_pace, said_of, sound_before, tell_damage
 from backend.training.resume import Beginning
 from backend.training.rows import EpisodeRecord, all_rows, sample_diversity
 from backend.training.samples import Sampler
@@ -29,7 +30,6 @@ from backend.training.seeds import choose_group, update_generator
 from backend.training.session import Session
 from backend.training.summary import episode_line, is_due, opening_lines
 
-SKIPS_BEFORE_RESTORE = 3
 ALERT_EVERY = 10  # episodes between two looks for a plateau and for reward hacking
 
 
@@ -138,7 +138,8 @@ class EpisodeLoop:
         self.progress.add(float(result.score), len(index))
         self.curriculum.learn(float(result.score))
         if figures.get("skipped_nonfinite") or not torch.isfinite(trajectory.images).all():
-            self._tell_damage(skipped=not figures.get("optimiser_steps"))
+            if tell_damage(self.progress, self.recorder, skipped=not figures.get("optimiser_steps")):
+                self._restore()
         else:
             self.progress.skipped_in_a_row = 0
         seconds = time.monotonic() - began
@@ -271,37 +272,19 @@ class EpisodeLoop:
         if self.live.guidance_scale != guidance:
             self.levels.forget()
 
-    def _tell_damage(self, skipped: bool) -> None:
-        """Say that something was not finite, and whether the whole update was `skipped`; three such in a row restore a checkpoint."""
-        progress, found = self.progress, "not a finite number in the images, the reward or the loss"
-        if not skipped:
-            progress.skipped_in_a_row = 0
-            self.recorder.alert(f"episode {progress.episode}: {found}; what it touched was left out of that step")
-            return
-        progress.skipped += 1
-        progress.skipped_in_a_row += 1
-        self.recorder.alert(f"episode {progress.episode}: {found}; that step was skipped ({progress.skipped} so far)")
-        if progress.skipped_in_a_row >= SKIPS_BEFORE_RESTORE:
-            self._restore()
-
     def _restore(self) -> None:
-        """Go back to the last checkpoint's weights at half the learning rate; the episodes go on."""
-        # Not one from amid the bad updates, nor one that a Stop or a wish saved: a run that was never stopped would not have it to go back to.
-        before = self.progress.episode - SKIPS_BEFORE_RESTORE
-        found = newest_sound(self.run_, before, self.config.save_every) or newest_sound(self.run_, before) or newest_sound(self.run_)
-        rate = self.live.learning_rate / 2
-        name = found.info.name if found else "no checkpoint"
-        if found:
-            self.agent.load_state_dict(found.state["agent"])
-            self.reward.load_state_dict(found.state["reward"])
-        halved = {"learning_rate": rate, "learning_rate_critic": self.live.learning_rate_critic / 2}
-        if self.config.algorithm == "TRPO":  # its steps are as long as the trust region, which follows from the clip range
-            halved["clip_range_nats"] = self.agent.clip_nats / 2
+        """Go back to weights from before the bad updates at half the pace; the episodes go on."""
+        name, state = sound_before(self.run_, self.progress.episode, self.config.save_every)
+        if state:
+            self.agent.load_state_dict(state["agent"])
+            self.reward.load_state_dict(state["reward"])
+        rate = self.live.learning_rate
+        halved = halved_pace(self.live, self.agent.clip_nats)
         for field, value in {**self.progress.live, **halved}.items():
             self._set_live(field, value)
         self.progress.skipped_in_a_row = 0
-        self.recorder.event("change", episode=self.progress.episode + 1, field="learning_rate", value=rate, old=rate * 2, source="recovery")
-        self.recorder.alert(f"three updates in a row were not finite: {name} is restored, and training goes on at half the {_pace(halved)}")
+        self.recorder.event("change", episode=self.progress.episode + 1, field="learning_rate", value=rate / 2, old=rate, source="recovery")
+        self.recorder.alert(f"three updates in a row were not finite: {name} is restored, and training goes on at half the {said_of(halved)}")
 
     def _stop_and_count(self, phase: str, steps: int) -> Any:
         asked = 0
@@ -324,8 +307,3 @@ class EpisodeLoop:
             self.recorder.writer.update(phase="")
         elif not what and state == "paused":
             self.recorder.state("running", message="")
-
-
-def _pace(halved: dict[str, float]) -> str:
-    """What was halved, in words."""
-    return f"clip range ({halved['clip_range_nats']:g} nats)" if "clip_range_nats" in halved else f"learning rate ({halved['learning_rate']:g})"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,7 +15,10 @@ import torch
 from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import check_stop
 from backend.ppo.ranks import Ranks
+from backend.runs import Run, RunStore
+from backend.training.control import Control
 from backend.training.session import Session
+from backend.training.trainer import train
 
 SIDE = 8
 
@@ -165,6 +170,19 @@ SMALL = {
 def small_config(**values) -> TrainConfig:
     """Settings of a run that takes a fraction of a second."""
     return TrainConfig(**{**SMALL, **values})
+
+
+def finished(store: RunStore, config: TrainConfig, control: Callable[[Run], Control] | None = None, **keywords):
+    """A run of the fake learner to its end, and the state it ended in."""
+    run = store.create(config)
+    state = train(config, run, control(run) if control else None, build=fake_build(**keywords))
+    return run, state
+
+
+def rows(run: Run, name: str) -> list[dict[str, str]]:
+    """A table of a run as it stands on disk."""
+    with open(run.table_path(name), newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @contextmanager
