@@ -5,7 +5,7 @@
     python -m tests.benchmarks.bench_learning --table               # the tables from what is done
 
 Policies train 200 episodes on 3 seeds (SCHEDULER_POLICY, which has few degrees of freedom, 100); base and tuned model then
-draw 1,024 images each of the test prompts at the same seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY); `trivial` lets the judges choose the
+draw 1,024 images each of the test prompts at the same seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY), `constant` the best of them on the images that policies are scored by; `trivial` lets the judges choose the
 best constant guidance under the same guards; `attainable` is what a perfect denoiser would close, for the autoencoder
 loses the rest. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
 default reward, whatever they were trained on.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -76,7 +76,7 @@ ABLATIONS = MappingProxyType(
 )
 MAIN = tuple(f"{mode}:{seed}" for mode in MODES for seed in SEEDS)
 ABLATED = tuple(f"{name}:{seed}" for name in ABLATIONS for seed in ABLATION_SEEDS)
-ARMS = (*MAIN, "grid", "trivial", "attainable", *ABLATED, "mixture")
+ARMS = (*MAIN, "grid", "constant", "trivial", "attainable", *ABLATED, "mixture")
 
 
 def arm_config(arm: str, settings: list[str]) -> TrainConfig:
@@ -202,6 +202,24 @@ def score_grid(chosen: Namespace) -> dict[str, Any]:
     return {**found, "images": protocol.images, "machine": machine(chosen.device)}
 
 
+def score_constant(chosen: Namespace) -> dict[str, Any]:
+    """The raw gain of the grid's best constant, group by group as for the policies.
+
+    Raises:
+        InputError: there is no grid yet.
+    """
+    grid = read(chosen.results / "learning" / "grid.json")
+    if grid is None:
+        raise InputError("the best constant is the grid's: run --arm grid first")
+    config, best = arm_config("SCHEDULER_POLICY:0", chosen.set), grid["best"]
+    backbone, model = frozen_base(config, chosen)
+    protocol = protocol_for(config, min(SCORED, chosen.images))
+    base = base_images(config, protocol, backbone, model)
+    drawn = base_images(config, replace(protocol, guidance=best["guidance"]), backbone, model, best["warp"])
+    facts = {"guidance": best["guidance"], "warp": best["warp"], "images": protocol.images, "machine": machine(chosen.device)}
+    return facts | {"raw": raw_gain(config, chosen, protocol, base, drawn)}
+
+
 def judge_trivial(chosen: Namespace) -> dict[str, Any]:
     """The best constant guidance under the guards, by the judges."""
     config = arm_config("LORA_UNET:0", chosen.set)
@@ -235,7 +253,7 @@ def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
 
 def work(arm: str, chosen: Namespace) -> dict[str, Any]:
     """One arm."""
-    special = {"grid": score_grid, "trivial": judge_trivial, "attainable": judge_attainable, "mixture": judge_mixture}
+    special = {"grid": score_grid, "constant": score_constant, "trivial": judge_trivial, "attainable": judge_attainable, "mixture": judge_mixture}
     return special[arm](chosen) if arm in special else train_and_judge(arm, chosen)
 
 

@@ -14,7 +14,7 @@ from backend.analysis.series import smooth
 from backend.analysis.static import write_png
 from backend.config import make_config
 from backend.errors import InputError
-from backend.evaluation.bootstrap import seed_interval
+from backend.evaluation.bootstrap import Interval, paired_bootstrap, seed_interval
 from backend.evaluation.grid_search import ceiling_sentence, markdown_grid
 from backend.evaluation.group_score import GROUP
 from tests.benchmarks.common import arm_results, machine_line, write
@@ -23,6 +23,7 @@ MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
 ABLATED = """All arms are scored by the default reward on test prompts, whatever they were trained on, with 256 images each of base and tuned model (those of the policies above are
 1,024). Not every reward and credit can be differentiated: an arm on sampled credit differs from `default` in the estimator too. Compare it with `sampled-credit`,
 and one without a twin (any credit but the difference reward's) with `prompt-baseline`. `mixture` is the average of what the two seeds of `default` learned."""
+SEED = 20_260_101  # of the bootstrap
 LEARNED_BY = 50  # the original's policies were flat from here on
 
 
@@ -124,6 +125,12 @@ def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def share_of_constant(results: Mapping[str, dict[str, Any]], constant: Mapping[str, Any]) -> Interval:
+    """Share of the best constant's raw gain that SCHEDULER_POLICY reaches, over groups and training seeds."""
+    gains = np.array([arm["raw"]["gains"] for arm in results.values() if arm.get("name") == "SCHEDULER_POLICY"])
+    return paired_bootstrap([gains, constant["raw"]["gains"]], np.random.default_rng(SEED), statistic=lambda tuned, best: tuned / best)
+
+
 def draw_curves(results: Mapping[str, dict[str, Any]], folder: Path) -> None:
     """Learning curves as PNG: the policies, and the ablations."""
     groups = {"policies": [a for a in results.values() if a.get("name") in MODES], "ablations": [a for a in results.values() if a.get("name") and a["name"] not in MODES]}
@@ -148,8 +155,8 @@ def write_tables(folder: Path, arms: Sequence[str], together: Mapping[str, dict[
     results = arm_results(folder / "learning", arms)
     if not results:
         raise InputError("no arm is done yet: run the benchmark without --table first")
-    grid, trivial, reach = (results.pop(name, None) for name in ("grid", "trivial", "attainable"))
-    machines = dict.fromkeys(machine_line(arm["machine"]) for arm in (*results.values(), grid, trivial, reach) if arm is not None)
+    grid, constant, trivial, reach = (results.pop(name, None) for name in ("grid", "constant", "trivial", "attainable"))
+    machines = dict.fromkeys(machine_line(arm["machine"]) for arm in (*results.values(), grid, constant, trivial, reach) if arm is not None)
     parts = ["# Learning, measured by judges that the reward never saw", f"Machines: {'; '.join(machines)}.\nCommand: `python -m tests.benchmarks.bench_learning`."]
     if any(arm.get("name") in MODES for arm in results.values()):
         parts += ["## Policies at the defaults", "\n".join(seeds_table(results)), "## All training seeds together", "\n".join(together_table(together, results, trivial))]
@@ -162,6 +169,9 @@ def write_tables(folder: Path, arms: Sequence[str], together: Mapping[str, dict[
         if gains and grid["best"]["z"] > 2:
             summary["scheduler_share_of_ceiling"] = float(np.mean(gains) / grid["best"]["gain"])
         said = f"Gain of the raw score over the base ({grid['images']} images, ± two standard errors). {ceiling_sentence(grid, gains)}"
+        if constant is not None and gains:
+            summary["scheduler_share"] = share_of_constant(results, constant).to_dict()
+            said += f"\nOn {constant['images']} images, paired by groups, over all seeds: {between(summary['scheduler_share'], 100, ' %')} of that constant's gain."
         parts += ["## Constant guidance and spacing", said, markdown_grid(grid)]
     if any(arm.get("name") and arm["name"] not in MODES for arm in results.values()):
         parts += ["## Ablations (LORA_UNET, 60 episodes)", ABLATED, "\n".join(ablation_table(results))]

@@ -13,7 +13,7 @@ from backend.config import make_config
 from backend.errors import InputError
 from tests.benchmarks import bench_endurance, bench_learning, bench_page, bench_speed, limits
 from tests.benchmarks.common import RESULTS, read
-from tests.benchmarks.learning_tables import ablation_table, row_of, write_tables
+from tests.benchmarks.learning_tables import ablation_table, row_of, share_of_constant, write_tables
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_every_arm_refuses_another_base_model_than_earlier_ones(copy: Path) -> N
     (copy / "learning" / "frozen.json").write_text(json.dumps({**kept, "model_sha256": "0" * 64}))
     chosen = Namespace(results=copy, runs=copy, device="cpu", images=kept["images"], set=[])
     before = (copy / "learning.md").read_text(encoding="utf-8")
-    for arm in ("grid", "trivial", "attainable", "LORA_UNET:0"):
+    for arm in ("grid", "constant", "trivial", "attainable", "LORA_UNET:0"):
         with pytest.raises(InputError, match="another model_sha256"):
             bench_learning.work(arm, chosen)
     assert (copy / "learning.md").read_text(encoding="utf-8") == before
@@ -65,6 +65,12 @@ def test_ablations_stand_side_by_side() -> None:
     line = ablation_table({"no-kl:0": first, "no-kl:1": second})[-1]
     gap, precision = arm["verdict"]["gap_closed"], row_of(arm["verdict"], "Precision")["estimate"]
     assert line.startswith(f"| no-kl | pathwise | 2 | +0.02 ± 0.01 | {100 * gap:+.3g} ± 0 | {precision:+.3g} ± 0 |")
+
+
+def test_the_share_of_the_best_constant_is_a_ratio_of_means_with_an_interval() -> None:
+    arms = {f"SCHEDULER_POLICY:{seed}": {"name": "SCHEDULER_POLICY", "raw": {"gains": [shift + 1.0, shift + 2.0, shift + 3.0]}} for seed, shift in ((0, 0.0), (1, 1.0))}
+    found = share_of_constant(arms, {"raw": {"gains": [2.0, 4.0, 6.0]}})
+    assert found.estimate == pytest.approx(2.5 / 4) and 0.5 <= found.low < found.estimate < found.high <= 1.0
 
 
 def test_endurance() -> None:
