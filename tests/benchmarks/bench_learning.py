@@ -5,7 +5,8 @@
     python -m tests.benchmarks.bench_learning --table               # the tables from what is done
 
 Policies train 200 episodes on 3 seeds (SCHEDULER_POLICY, which has few degrees of freedom, 100); base and tuned model then
-draw 1,024 images each of the test prompts at the same seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY), `constant` the best of them on the images that policies are scored by; `trivial` lets the judges choose the
+draw 1,024 images each of the test prompts at the same seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY), `constant` the
+best of them on the images that policies are scored by; `trivial` lets the judges choose the
 best constant guidance under the same guards; `attainable` is what a perfect denoiser would close, for the autoencoder
 loses the rest. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
 default reward, whatever they were trained on.
