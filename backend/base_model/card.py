@@ -117,7 +117,7 @@ def _figure_rows(figures: dict, before: dict | None) -> list[str]:
         mean, deviation = f["frechet_lite0"]["generated"]
         return [f"{f['reconstruction_rmse']:.4f}", f"{mean} ± {deviation}", f"{f['diversity_vendi_lite2']['generated']}", f"{f['memorisation']['generated median']}"]
 
-    fd, nearest = figures["frechet_lite0"], figures["memorisation"]
+    fd, vendi, nearest = figures["frechet_lite0"], figures["diversity_vendi_lite2"], figures["memorisation"]
     names = (
         "reconstruction RMSE (0–1)",
         "Fréchet distance to held-out renders (Lite0, block 10)",
@@ -127,10 +127,8 @@ def _figure_rows(figures: dict, before: dict | None) -> list[str]:
     beside = (
         "",
         f"halves {fd['floor'][0]}, noise {fd['noise'][0]}",
-        f"renders of the same captions {figures['diversity_vendi_lite2']['renders of the captions']}",
-        f"fresh renders {nearest['fresh renders median']}; the nearest of {nearest['training images']} training renders, turned and mirrored"
-        if "training images" in nearest
-        else f"fresh renders {nearest['fresh renders median']}",
+        f"renders of the same captions {vendi['renders of the captions']}, these through the autoencoder {vendi['these through the autoencoder']}",
+        f"fresh renders {nearest['fresh renders median']}; all turned and mirrored, among {nearest['training images']} training renders",
     )
     old = values(before) if before else ["–"] * len(names)
     rows = zip(names, values(figures), old, beside, strict=True)

@@ -180,17 +180,22 @@ def guidance_table(folder: Path, reader: RegionReader, fresh: np.ndarray, params
 
 
 def diversity_table(folder: Path, prompts: Sequence[str], per_prompt: int, rng: np.random.Generator) -> dict[str, float]:
-    """Vendi score (q = 1) of subsets: generated at guidance 7.5, and renders of the same captions with all else free."""
+    """Vendi score (q = 1) of subsets: generated at guidance 7.5, renders of the same captions with all else free, and those renders through the autoencoder."""
     repeated = [p for p in prompts for _ in range(per_prompt)]
+    renders = render_all([sample_for_caption(p, rng) for p in repeated], rng)
+    pictures = {
+        "generated": to_tensor(generate(folder, repeated, seed=700_000)),
+        "renders of the captions": to_tensor(renders),
+        "these through the autoencoder": through_autoencoder(folder, renders),
+    }
     network = load_extractor("efficientnet_lite2")
-    generated = network(to_tensor(generate(folder, repeated, seed=700_000))).double().numpy()
-    rendered = network(to_tensor(render_all([sample_for_caption(p, rng) for p in repeated], rng))).double().numpy()
-    mean, std = rendered.mean(0), rendered.std(0) + 1e-6
-    generated, rendered = (generated - mean) / std, (rendered - mean) / std
-    width = median_distance(rendered)
+    features = {name: network(images).double().numpy() for name, images in pictures.items()}
+    mean, std = features["renders of the captions"].mean(0), features["renders of the captions"].std(0) + 1e-6
+    standardised = {name: (rows - mean) / std for name, rows in features.items()}
+    width = median_distance(standardised["renders of the captions"])
     subsets = partitions(len(repeated), min(73, len(repeated) // 2), rng)
-    values = {"generated": float(subset_vendi(generated, subsets, width).mean()), "renders of the captions": float(subset_vendi(rendered, subsets, width).mean())}
-    return {k: round(v, 3) for k, v in values.items()} | {"relative": round(values["generated"] / values["renders of the captions"], 3), "images": len(repeated)}
+    values = {name: round(float(subset_vendi(rows, subsets, width).mean()), 3) for name, rows in standardised.items()}
+    return values | {"relative": round(values["generated"] / values["renders of the captions"], 3), "images": len(repeated)}
 
 
 def memorisation(generated: np.ndarray, training: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
@@ -216,18 +221,18 @@ def symmetries(images: np.ndarray) -> list[np.ndarray]:
     return [np.rot90(mirrored, turns, axes=(1, 2)) for mirrored in (images, images[:, :, ::-1]) for turns in range(4)]
 
 
-def reconstruction_rmse(folder: Path, images: np.ndarray) -> float:
-    """Root mean square error of the autoencoder in [0, 1] units, uint8 images [N, h, w, 3]."""
+def through_autoencoder(folder: Path, images: np.ndarray) -> torch.Tensor:
+    """What the pipeline's autoencoder makes of uint8 images [N, h, w, 3]: float [N, 3, h, w] in [0, 1]."""
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
-    total = 0.0
     with torch.inference_mode():
-        for start in range(0, len(images), 32):
-            x = to_tensor(images[start : start + 32])
-            y = (vae.decode(vae.encode(x * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
-            total += float(((y - x) ** 2).mean((1, 2, 3)).sum())
-    return (total / len(images)) ** 0.5
+        return torch.cat([(vae.decode(vae.encode(x * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1) for x in to_tensor(images).split(32)])
+
+
+def rmse(images: torch.Tensor, originals: np.ndarray) -> float:
+    """Root mean square error of images [N, 3, h, w] in [0, 1], originals uint8 [N, h, w, 3]."""
+    return float((images - to_tensor(originals)).double().square().mean().sqrt())
 
 
 def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: int, trained_on: int) -> dict:
@@ -250,7 +255,7 @@ def measure_model(folder: Path, work: Path, test_prompts: Sequence[str], count: 
     features = {name: network(to_tensor(x)).double().numpy() for name, x in (("fresh", fresh), ("generated", generated), ("noise", noise))}
     return {
         "images": count,
-        "reconstruction_rmse": round(reconstruction_rmse(folder, fresh), 5),
+        "reconstruction_rmse": round(rmse(through_autoencoder(folder, fresh), fresh), 5),
         "frechet_lite0": frechet_table(features["fresh"], {"generated": features["generated"], "noise": features["noise"]}, rng),
         "adherence": adherence_table(reader, fresh, generated, params),
         "own_adherence": own_adherence_table(features["fresh"], features["generated"], params),
