@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from backend.base_model.card import renders_seen
 from backend.base_model.judges import judge_versions
-from backend.base_model.recipe import MODEL, weights_sha256
+from backend.base_model.recipe import MODEL, training_record, weights_sha256
 
 RESULTS = Path("docs/results")
 
@@ -19,6 +20,17 @@ def test_the_shipped_model_is_small_and_is_the_one_that_was_measured() -> None:
     assert sum(f.stat().st_size for f in MODEL.rglob("*") if f.is_file()) < 40e6
     measured = results("base_model.json")
     assert measured["weights_sha256"] == weights_sha256(MODEL) and measured["reconstruction_rmse"] <= 0.03
+
+
+def test_its_measured_figures_keep_what_is_said_of_them() -> None:
+    """What is reached of the targets. The Fréchet distance and adherence to the renderer's own look are not, and the card says so."""
+    measured = results("base_model.json")
+    assert min(row["relative"] for row in measured["own_adherence"].values()) >= 0.75
+    assert min(row["relative"] for row in measured["combinations"]["own_adherence"].values()) >= 0.6
+    vendi, near = measured["diversity_vendi_lite2"], measured["memorisation"]
+    assert vendi["generated"] < vendi["these through the autoencoder"] < vendi["renders of the captions"]
+    assert near["training images"] == renders_seen(training_record(MODEL))
+    assert near["generated median"] > near["fresh renders median"] and near["generated minimum"] > near["fresh renders minimum"]
 
 
 def test_every_result_names_the_judges_that_are_shipped() -> None:
