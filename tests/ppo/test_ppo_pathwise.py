@@ -131,7 +131,7 @@ def test_replayed_groups_pull_as_long_as_the_policy_is_near(bench, mode):
         moved[capacity] = float((weights(b) - before).norm())
         assert stats.degenerate_share == 1.0
     assert moved[0] == 0 and moved[1] > 0
-    b = bench(mode=mode, replay_groups=1, kl_base_coef=0.0, entropy_coef=0.0, learning_rate=1e-6, clip_range_nats=1e-9)
+    b = bench(mode=mode, replay_groups=1, kl_base_coef=0.0, entropy_coef=0.0, learning_rate=1e-3, clip_range_nats=1e-9)
     learn_from(b, 1, 1.0)
     stats = learn_from(b, 2, 1.0, flat)
     assert stats.replayed_dropped == stats.samples_used > 0 and stats.grad_norm_actor == 0
