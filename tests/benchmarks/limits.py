@@ -32,9 +32,10 @@ class Limit:
 
 def table(title: str, command: str, limits: Mapping[str, Limit], results: Mapping[str, Mapping[str, Any]]) -> tuple[str, bool]:
     """Markdown table of the arms that are there, and whether every limit is kept."""
-    known = next(iter(results.values()))["machine"]
+    machines = dict.fromkeys(machine_line(result["machine"]) for result in results.values())  # arms may have been measured on different ones
     found = {key: result[key] for key in limits for result in results.values() if key in result}
-    lines = [f"# {title}", "", f"Machine: {machine_line(known)}.", f"Command: `{command}`.", "", "| What | Measured | Limit | Kept |", "| --- | ---: | ---: | --- |"]
+    plural = "s" if len(machines) > 1 else ""
+    lines = [f"# {title}", "", f"Machine{plural}: {'; '.join(machines)}.", f"Command: `{command}`.", "", "| What | Measured | Limit | Kept |", "| --- | ---: | ---: | --- |"]
     return "\n".join([*lines, *(limits[key].row(value) for key, value in found.items())]) + "\n", all(limits[key].keeps(value) for key, value in found.items())
 
 
