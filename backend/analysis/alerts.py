@@ -13,6 +13,7 @@ from backend.analysis.convergence import LEARNING, plateau_episode, trend
 from backend.analysis.series import columns, present, probes, steady
 from backend.runs import Run
 
+GUARDED = ("component_quality", "component_adherence")  # columns that fall where a reward is hacked
 WINDOW_IMAGES = 256  # images that one judgement looks at
 LEVEL = 0.99  # of the intervals: the alert is asked for every episode, so 95 % would cry wolf
 
@@ -83,27 +84,29 @@ def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[flo
 
 def of_run(run: Run) -> list[Alert]:
     """Alerts that a run's tables give now: plateau, and sample diversity against the quality and adherence components."""
-    wanted = ["batch_score", "sample_diversity", "component_quality", "component_adherence", "trend_from"]
-    data = columns(run, "policy_updates", wanted)
-    guards = {name.removeprefix("component_"): data[name] for name in wanted[2:4] if present(data.get(name))}
-    found = [plateau(steady(data), probes(run))]
+    data = columns(run, "policy_updates", ["batch_score", "sample_diversity", "trend_from", *GUARDED])
+    guards = {name.removeprefix("component_"): data[name] for name in GUARDED if present(data.get(name))}
+    scores = steady(data)
+    found = [plateau(scores, probes(run), before=len(data.get("batch_score", ())) - len(scores))]
     if present(data.get("sample_diversity")):
         found.append(reward_hacking(data["sample_diversity"], guards, run.config.group_size))
     return [alert for alert in found if alert is not None]
 
 
-def plateau(scores: Sequence[float], probed: Sequence[float] = (), least: int = 50) -> Alert | None:
+def plateau(scores: Sequence[float], probed: Sequence[float] = (), least: int = 50, before: int = 0) -> Alert | None:
     """The score has stopped rising.
 
     Args:
         scores: [n] raw group scores, oldest first.
         probed: [p] probes, the base's first.
-        least: episodes before the question is asked.
+        least: scores before the question is asked.
+        before: episodes of the run before the first score.
     """
     result = trend(scores, probed)
     if len(scores) < least or result.state == LEARNING:
         return None
     at = plateau_episode(scores)
+    at = None if at is None else before + at
     since = f" since about episode {at}" if at is not None else ""
     message = (
         f"{result.state}: the score has not risen{since} (slope {result.slope:.2g} per episode, 95 % interval {result.low:.2g} to {result.high:.2g}). "

@@ -27,6 +27,7 @@ from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.base_model.widen import widen, widen_code
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
+from backend.runs.files import disk_errors
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -301,12 +302,12 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
     """
     pipeline = build_pipeline(denoiser.to("cpu"), vae.to("cpu"), tokenizer)
     try:
-        pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+        with disk_errors():
+            pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
         rows = training_rows(log.path)
         (out / "training.json").write_text(json.dumps(record | {"seconds": training_cost(rows)}, indent=1), encoding="utf-8")
         if rows:
             loss_figure(rows, out / "losses.png")
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"the model cannot be written to {out} ({reason}): free some space and run the same command again") from error
+    except OSError as error:
+        raise InputError(f"the model cannot be written to {out} ({error.strerror or error}): free some space and run the same command again") from error
     return out

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.settings import REGISTRIES, flag, with_settings
+from backend.cli.settings import REGISTRIES, RunsDir, flag, with_settings
 from backend.config import GROUPS, TrainConfig, command_line, field_meta, field_names, make_config, read_config_file
 from backend.runs import RunStore
 
@@ -63,7 +63,7 @@ def validate(
 def diff(
     first: Annotated[str, typer.Argument(help="Run id, file, or `default`.")],
     second: Annotated[str, typer.Argument(help="Run id, file, or `default`.")],
-    runs_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")] = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Where two sets of settings differ."""
     one, two = (_settings_of(name, runs_dir) for name in (first, second))

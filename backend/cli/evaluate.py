@@ -12,12 +12,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from backend.cli.settings import RunId, RunsDir
 from backend.errors import InputError
 from backend.runs import RunStore
 
 app = typer.Typer(help="Evaluate, generate, compare, plot, report.", no_args_is_help=True)
-RunId = Annotated[str, typer.Argument(help="Run id; `latest` takes the newest run.")]
-Folder = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -41,7 +40,7 @@ def evaluate(
     device: Device = "auto",
     guidance: Annotated[list[float] | None, typer.Option(help="Constant guidance that the policy must beat, repeatable; by default 0.6 and 1.4 times the run's own.")] = None,
     real_images: Annotated[int | None, typer.Option(help="Held-out renders; 2000 at the published number of images, else 400.")] = None,
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Compare base and tuned model on the test prompts with judges that the reward never saw."""
     from backend.evaluation.evaluate import evaluate_run
@@ -72,7 +71,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance; by default the run's.", min=1, max=50)] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("generated"),
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Draw images with a checkpoint or the base model."""
     from PIL import Image
@@ -99,7 +98,7 @@ def generate(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Two to six run ids.")],
     out: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Compare runs: convergence, evaluation, settings that differ."""
     from backend.analysis.comparison import MOST_RUNS
@@ -120,7 +119,7 @@ def plot(
     run: Annotated[str, typer.Argument(help="Run id; by default the newest.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="Folder; by default the run's own plots.")] = None,
     png: Annotated[bool, typer.Option(help="Also write PNG files.")] = False,
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Plot rewards, losses, gradients, entropy, memory, feature evolution and samples of a run."""
     from backend.analysis.comparison import convergence
@@ -145,7 +144,7 @@ def plot(
 def report(
     run: Annotated[str, typer.Argument(help="Run id; by default the newest.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="Folder; by default the run's own plots.")] = None,
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Write the run's report as one HTML file and one Markdown file."""
     from backend.analysis.report import write_report

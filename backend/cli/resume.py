@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.settings import RunId, RunsDir
 from backend.config import load_plugins
 from backend.errors import InputError
 from backend.runs import LIVE, Run, RunStore
@@ -19,9 +20,9 @@ app = typer.Typer()
 
 @app.command("resume")
 def resume(
-    run_id: Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")],
+    run_id: RunId,
     plugin: Annotated[list[Path] | None, typer.Option(help="Plug-in files that the run was started with.")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")] = None,
+    runs_dir: RunsDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Continue a stopped, failed or interrupted run from its newest sound checkpoint, bit for bit as if it had not ended."""

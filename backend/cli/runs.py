@@ -10,16 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backend.cli.settings import RunId, RunsDir
 from backend.config import command_line
 from backend.runs import LIVE, RunStore
 
 app = typer.Typer(help="List, show, steer, pack and delete runs.", no_args_is_help=True)
-Folder = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
-Id = Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")]
 
 
 @app.command("list")
-def list_runs(runs_dir: Folder = None, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def list_runs(runs_dir: RunsDir = None, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All runs, newest first."""
     summaries = RunStore(runs_dir).list()
     if as_json:
@@ -36,7 +35,7 @@ def _digits(value: float | None) -> str:
 
 
 @app.command()
-def show(run_id: Id, runs_dir: Folder = None) -> None:
+def show(run_id: RunId, runs_dir: RunsDir = None) -> None:
     """One run: state, levels, checkpoints, the command that trains the same again, the end of its log."""
     store = RunStore(runs_dir)
     run = store.find(run_id)
@@ -55,29 +54,29 @@ def show(run_id: Id, runs_dir: Folder = None) -> None:
 
 
 @app.command()
-def stop(run_id: Id, runs_dir: Folder = None) -> None:
+def stop(run_id: RunId, runs_dir: RunsDir = None) -> None:
     """Ask a live run, wherever it trains, to stop with a checkpoint."""
     _ask(run_id, runs_dir, "stop")
 
 
 @app.command()
-def pause(run_id: Id, runs_dir: Folder = None) -> None:
+def pause(run_id: RunId, runs_dir: RunsDir = None) -> None:
     """Ask a live run to pause; `runs go-on` lets it continue."""
     _ask(run_id, runs_dir, "pause")
 
 
 @app.command("go-on")
-def go_on(run_id: Id, runs_dir: Folder = None) -> None:
+def go_on(run_id: RunId, runs_dir: RunsDir = None) -> None:
     """Let a paused run continue."""
     _ask(run_id, runs_dir, "resume")
 
 
 @app.command()
 def change(
-    run_id: Id,
+    run_id: RunId,
     field: Annotated[str, typer.Argument(help="A live setting, such as learning_rate.")],
     value: Annotated[str, typer.Argument(help="Its new value.")],
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Change a live setting of a run while it trains."""
     from backend.training.live import validate_change
@@ -99,7 +98,11 @@ def _ask(run_id: str, runs_dir: Path | None, kind: str, payload: dict | None = N
 
 
 @app.command()
-def delete(run_id: Annotated[str, typer.Argument(help="Id of the run.")], runs_dir: Folder = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def delete(
+    run_id: Annotated[str, typer.Argument(help="Id of the run.")],
+    runs_dir: RunsDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
     """Delete a run that is not live."""
     store = RunStore(runs_dir)
     run = store.get(run_id)  # what is lost for ever is named in full
@@ -111,10 +114,10 @@ def delete(run_id: Annotated[str, typer.Argument(help="Id of the run.")], runs_d
 
 @app.command("zip")
 def zip_run(
-    run_id: Id,
+    run_id: RunId,
     out: Annotated[Path, typer.Option(help="Folder of the archive.")] = Path("."),
     checkpoints: Annotated[bool, typer.Option(help="With checkpoints.")] = True,
-    runs_dir: Folder = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Pack a run into one file."""
     store = RunStore(runs_dir)

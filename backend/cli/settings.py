@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from backend.config import EXTRACTORS, METRICS, POLICIES, field_meta, field_names
 
+RunId = Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")]
+RunsDir = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
 REGISTRIES = {"mode": POLICIES, "metric": METRICS, "extractor": EXTRACTORS}
 
 

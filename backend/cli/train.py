@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.settings import with_settings
+from backend.cli.settings import RunsDir, with_settings
 from backend.config import TrainConfig, load_plugins, load_preset, make_config, read_config_file
 from backend.config.load import environment_values
 from backend.errors import InputError
@@ -24,7 +24,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="JSON or YAML file of settings, such as another run's config.json.")] = None,
     preset: Annotated[str | None, typer.Option(help="Name of a preset in assets/presets.")] = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers metrics, policies or extractors of your own; may be repeated.")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")] = None,
+    runs_dir: RunsDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit to SLURM (or with --slurm-cluster local, to this machine) instead of training here.")] = False,
     slurm_cluster: Annotated[str, typer.Option(help="slurm, local or debug.")] = "slurm",

@@ -69,8 +69,8 @@ class Backbone:
 
     def cut(self, prompts: Sequence[str]) -> list[int]:
         """Indices of the prompts whose end the text encoder does not see: they have more than its L tokens."""
-        lengths = (len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids) for prompt in prompts)
-        return [index for index, length in enumerate(lengths) if length > self.tokenizer.model_max_length]
+        tokens = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        return [index for index, own in enumerate(tokens) if len(own) > self.tokenizer.model_max_length]
 
     def decode(self, latents: torch.Tensor, preserve_gradients: bool = False) -> torch.Tensor:
         """Images [B, 3, h, w] float32 in [0, 1] of latents [B, C, H, W]."""

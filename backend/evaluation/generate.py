@@ -23,7 +23,7 @@ from backend.evaluation.protocol import Protocol
 from backend.policies.base import Policy, build_policy
 from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run, RunStore
-from backend.runs.files import read_json
+from backend.runs.files import disk_errors, read_json
 
 BATCH = 16  # images in one pass
 Progress = Callable[[str, float], None]
@@ -235,7 +235,8 @@ def _mixture(run: Run, names: str) -> Path:
         folders.append(find_checkpoint(RunStore(run.path.parent).get(owner) if owner else run, name) / "policy")
     target = run.path / "mixtures" / re.sub(r"[^\w+.-]", "_", names)
     try:
-        mix_checkpoints(folders, target / "policy")
+        with disk_errors():
+            mix_checkpoints(folders, target / "policy")
     except OSError as error:
         raise InputError(f"the mixture cannot be written to {target} ({error.strerror}): make room, or copy the runs to a folder that can be written") from error
     return target

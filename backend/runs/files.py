@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -31,6 +34,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Within it safetensors tells of a disk that refuses as everybody does.
+
+    Raises:
+        OSError: in the place of a `SafetensorError`, with its number where it names one.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 import uuid
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from backend.runs import CheckpointInfo, Run
-from backend.runs.files import atomic_write, fsync_folder, read_json, write_json
+from backend.runs.files import atomic_write, disk_errors, fsync_folder, read_json, write_json
 from backend.training.packing import pack, unpack
 
 FORMAT = 1
@@ -56,19 +55,17 @@ def save_checkpoint(run: Run, episode: int, state: dict[str, Any], save_policy: 
     try:
         work.mkdir()
         (work / "policy").mkdir()
-        save_policy(work / "policy")
         skeleton, tensors = pack(state)
-        save_file(tensors, work / "trainer.safetensors")
+        with disk_errors():
+            save_policy(work / "policy")
+            save_file(tensors, work / "trainer.safetensors")
         (work / "trainer.json").write_text(json.dumps(skeleton), encoding="utf-8")
         files = sorted(p for p in work.rglob("*") if p.is_file())
         entries = {p.relative_to(work).as_posix(): {"sha256": file_sha256(p, sync=True), "bytes": p.stat().st_size} for p in files}
         write_json(work / MANIFEST, {"format": FORMAT, "episode": episode, "score": score, "time": round(time.time(), 3), "files": entries})
         return _put_in_place(run, work, checkpoint_name(episode))
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # its way to tell of a full disk
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
         raise
 
 

@@ -22,7 +22,7 @@ from backend.training.memory import memory_row
 from backend.training.packing import snapshot
 from backend.training.progress import Progress, expected_seconds
 from backend.training.recorder import Recorder
-from backend.training.recovery import halved_pace, said_of, sound_before, tell_damage
+from backend.training.recovery import count_damage, halved_pace, said_of, sound_before
 from backend.training.resume import Beginning
 from backend.training.rows import EpisodeRecord, all_rows, sample_diversity
 from backend.training.samples import Sampler
@@ -137,11 +137,9 @@ class EpisodeLoop:
         figures = stats.to_dict()
         self.progress.add(float(result.score), len(index))
         self.curriculum.learn(float(result.score))
-        if figures.get("skipped_nonfinite") or not torch.isfinite(trajectory.images).all():
-            if tell_damage(self.progress, self.recorder, skipped=not figures.get("optimiser_steps")):
-                self._restore()
-        else:
-            self.progress.skipped_in_a_row = 0
+        damaged = bool(figures.get("skipped_nonfinite")) or not torch.isfinite(trajectory.images).all()
+        if count_damage(self.progress, self.recorder, damaged, stepped=bool(figures.get("optimiser_steps"))):
+            self._restore()
         seconds = time.monotonic() - began
         self.durations.append(seconds)
         self._record(EpisodeRecord(number, index, seeds, result, figures, trajectory.log_probs, seconds, memory_row(self.session.device), self.session.device, {}))
@@ -201,22 +199,22 @@ class EpisodeLoop:
         if self.progress.episode == 0:
             return
         if self.progress.reference_level is not None:
-            renewed = not self.progress.base_scores
+            renewed = not self.progress.probes  # not by the scores: a stop amid them would hide it from the resumed run
             if self.levels.refine(self.reward, self.control.should_stop):
                 self.recorder.writer.update(base_level=self.progress.base_level)
             if renewed and self.progress.base_probe is not None:
-                self._tell_base_probe(renewed=True)
+                self._tell_base_probe(self.progress.episode, renewed=True)
             return
         self.samples.draw(0, self.reward)
         self.recorder.phase("measuring the base and reference levels")
         self.levels.measure(self.reward, self.control.should_stop)
         self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
         if self.progress.base_probe is not None:
-            self._tell_base_probe()
+            self._tell_base_probe(0)
 
-    def _tell_base_probe(self, **facts: Any) -> None:
+    def _tell_base_probe(self, episode: int, **facts: Any) -> None:
         score = self.progress.base_probe
-        self.recorder.event("probe", episode=self.progress.episode if facts else 0, score=score, base=score, **facts)
+        self.recorder.event("probe", episode=episode, score=score, base=score, **facts)
 
     def _warn(self) -> None:
         """Plateau and reward hacking, each said once until it passes."""

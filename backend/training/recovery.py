@@ -13,25 +13,24 @@ from backend.training.recorder import Recorder
 SKIPS_BEFORE_RESTORE = 3
 
 
-def tell_damage(progress: Progress, recorder: Recorder, skipped: bool) -> bool:
-    """Say that something was not finite.
+def count_damage(progress: Progress, recorder: Recorder, damaged: bool, stepped: bool) -> bool:
+    """Count an update that was skipped, and say where something was not finite.
 
     Args:
-        progress: counts the steps that were skipped.
+        progress: counts.
         recorder: told.
-        skipped: no step was taken; else what was damaged was left out of it.
+        damaged: something was not finite.
+        stepped: a step was taken all the same, without what was damaged.
 
     Returns:
         Whether it is time to go back to a checkpoint.
     """
-    found = f"episode {progress.episode}: not a finite number in the images, the reward or the loss"
-    if not skipped:
-        progress.skipped_in_a_row = 0
-        recorder.alert(f"{found}; what it touched was left out of that step")
-        return False
-    progress.skipped += 1
-    progress.skipped_in_a_row += 1
-    recorder.alert(f"{found}; that step was skipped ({progress.skipped} so far)")
+    skipped = damaged and not stepped
+    progress.skipped += skipped
+    progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+    if damaged:
+        then = f"that step was skipped ({progress.skipped} so far)" if skipped else "what it touched was left out of that step"
+        recorder.alert(f"episode {progress.episode}: not a finite number in the images, the reward or the loss; {then}")
     return progress.skipped_in_a_row >= SKIPS_BEFORE_RESTORE
 
 
@@ -39,6 +38,7 @@ def sound_before(run: Run, episode: int, every: int) -> tuple[str, dict[str, Any
     """Name and state of the newest sound checkpoint from before the bad updates that end with `episode`; an empty state where there is none.
 
     One that a Stop or a wish saved, not a multiple of `every`, comes second: a run that was never stopped would not have it to go back to.
+    Failing both, the newest of all.
     """
     before = episode - SKIPS_BEFORE_RESTORE
     found = newest_sound(run, before, every) or newest_sound(run, before) or newest_sound(run)

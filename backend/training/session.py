@@ -126,19 +126,21 @@ def build_session(config: TrainConfig, say: Callable[[str], None] = lambda phase
 
         return RewardFunction(config, reference.tensor(), reference.captions, device, base_images)
 
-    notes = [_said_of_cut(name, prompts, backbone.cut(prompts), backbone.tokenizer.model_max_length) for name, prompts in (("training", train_prompts), ("test", test_prompts))]
     facts = {"reference": reference.label, "reference_sha256": reference.digest, "simulated_reference": reference.simulated, "device": str(device)}
     return Session(
         agent, make_reward, train_prompts, test_prompts, train_embeds, test_embeds, reference.tensor(), list(reference.captions), device,
-        partial(watch_denoising, agent), facts, [note for note in notes if note],
+        partial(watch_denoising, agent), facts, said_of_cut(backbone, training=train_prompts, test=test_prompts),
     )  # fmt: skip
 
 
-def _said_of_cut(name: str, prompts: list[str], cut: list[int], tokens: int) -> str:
-    """A sentence about prompts that are longer than the text encoder reads; empty where there are none."""
-    if not cut:
-        return ""
-    return f"{len(cut)} of {len(prompts)} {name} prompts have more than the {tokens} tokens that the text encoder reads: what follows is not seen (first {prompts[cut[0]][:60]!r}…)"
+def said_of_cut(backbone: Any, **lists: list[str]) -> list[str]:
+    """A sentence for each list of prompts of which some are longer than the text encoder reads."""
+    limit, notes = backbone.tokenizer.model_max_length, []
+    for name, prompts in lists.items():
+        if cut := backbone.cut(prompts):
+            said = f"{len(cut)} of {len(prompts)} {name} prompts have more than the {limit} tokens that the text encoder reads"
+            notes.append(f"{said}: what follows is not seen (first {prompts[cut[0]][:60]!r}…)")
+    return notes
 
 
 class _Watcher:

@@ -88,6 +88,7 @@ def test_plateau_alert_names_the_episode():
     t = np.arange(200)
     scores = 0.02 * np.minimum(t, 60) + np.random.default_rng(3).normal(size=200) * 0.1
     assert alerts.plateau(scores).numbers["episode"] == pytest.approx(60, abs=10)
+    assert alerts.plateau(scores, before=25).numbers["episode"] == alerts.plateau(scores).numbers["episode"] + 25
     assert alerts.plateau(scores[:30]) is None
     assert alerts.plateau(0.02 * t) is None
 

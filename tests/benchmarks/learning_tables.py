@@ -15,6 +15,7 @@ from backend.analysis.static import write_png
 from backend.config import make_config
 from backend.errors import InputError
 from backend.evaluation.bootstrap import Interval, paired_bootstrap, seed_interval
+from backend.evaluation.evaluate import BOOTSTRAP_SEED
 from backend.evaluation.grid_search import ceiling_sentence, markdown_grid
 from backend.evaluation.group_score import GROUP
 from tests.benchmarks.common import arm_results, machine_line, write
@@ -23,7 +24,6 @@ MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
 ABLATED = """All arms are scored by the default reward on test prompts, whatever they were trained on, with 256 images each of base and tuned model (those of the policies above are
 1,024). Not every reward and credit can be differentiated: an arm on sampled credit differs from `default` in the estimator too. Compare it with `sampled-credit`,
 and one without a twin (any credit but the difference reward's) with `prompt-baseline`. `mixture` is the average of what the two seeds of `default` learned."""
-SEED = 20_260_101  # of the bootstrap
 LEARNED_BY = 50  # the original's policies were flat from here on
 
 
@@ -128,7 +128,7 @@ def ablation_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
 def share_of_constant(results: Mapping[str, dict[str, Any]], constant: Mapping[str, Any]) -> Interval:
     """Share of the best constant's raw gain that SCHEDULER_POLICY reaches, over groups and training seeds."""
     gains = np.array([arm["raw"]["gains"] for arm in results.values() if arm.get("name") == "SCHEDULER_POLICY"])
-    return paired_bootstrap([gains, constant["raw"]["gains"]], np.random.default_rng(SEED), statistic=lambda tuned, best: tuned / best)
+    return paired_bootstrap([gains, constant["raw"]["gains"]], np.random.default_rng(BOOTSTRAP_SEED), statistic=lambda tuned, best: tuned / best)
 
 
 def draw_curves(results: Mapping[str, dict[str, Any]], folder: Path) -> None:

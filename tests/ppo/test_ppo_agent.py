@@ -79,6 +79,19 @@ def test_limits_count_in_the_policys_own_unit(bench):
     assert 0.02 < held.agent.kl_base_coef.value < 0.023
 
 
+def test_distance_to_the_base_is_measured_without_a_penalty_too(bench):
+    b = bench(kl_base_coef=0.0, learning_rate=3e-3)
+    b.episode(0)
+    assert b.episode(1).distance_to_base > 0
+
+
+def test_a_group_may_have_another_guidance_and_evaluation_the_window_of_the_settings(bench):
+    b, other = bench(window_mode="sliding", guidance_scale=7.5), bench(window_mode="sliding", guidance_scale=3.0)
+    drawn = b.agent.rollout(b.embeds, list(range(len(b.embeds))), 1, guidance_scale=3.0)
+    assert torch.equal(drawn.images, other.agent.rollout(other.embeds, list(range(len(other.embeds))), 1).images)
+    assert b.agent.config.guidance_scale == 7.5 and b.agent.window(None) == b.agent.window(0) != b.agent.window(1)
+
+
 def test_images_without_advantage_are_not_replayed(bench):
     stats = bench().episode(0, reward=lambda images: torch.tensor([1.0, 0.0, 0.0, -1.0, 0.0, 0.0]))
     assert stats.samples_used == 4  # two images, two steps

@@ -163,6 +163,11 @@ def test_reference_curriculum_narrows_to_typical_images_and_back(renders, images
     function.set_reference_share(0.2)
     context = function.metrics[0].context
     assert len(context.reference) == math.ceil(0.2 * 73)
+    narrowed = function.score_set(images[0][:8], images[1][:8])
+    with function.whole_reference():
+        assert function.score_set(images[0][:8], images[1][:8]) == whole != narrowed
+    assert function.score_set(images[0][:8], images[1][:8]) == narrowed and function.reference_share == 0.2
+    context = function.metrics[0].context
     everything = function.primary.whole.reference
     distances = (everything - everything.mean(0)).norm(dim=1)
     assert float((context.reference - everything.mean(0)).norm(dim=1).max()) <= float(distances.sort().values[math.ceil(0.2 * 73) - 1]) + 1e-9

@@ -217,6 +217,21 @@ def test_after_a_change_of_guidance_the_base_is_measured_anew_and_the_trend_begi
     assert steady(data).tolist() == data["batch_score"][5:].tolist()
 
 
+@pytest.mark.parametrize("question", [66, 72, 78, 84])
+def test_a_stop_amid_the_base_that_is_measured_anew_changes_nothing(store, question):
+    config = small_config(episodes=8, probe_every=3)
+    whole, run = store.create(config), store.create(config)
+    train(config, whole, Guiding(whole), build=fake_build())
+
+    class Stopped(Guiding, StopAt):
+        """Asks, and is stopped at the given question: before, amid and after the base's groups."""
+
+    train(config, run, Stopped(run, question), build=fake_build())
+    assert run.status().state == "stopped"
+    train(config, run, build=fake_build())
+    assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"] and probes(run) == probes(whole)
+
+
 def test_a_curriculum_of_guidance_moves_neither_the_base_level_nor_the_probes(store):
     config = small_config(episodes=12, probe_every=3, learning_rate=1e-9)
     grown, still = store.create(config.model_copy(update={"curriculum": "guidance", "curriculum_episodes": 6})), store.create(config)
