@@ -64,7 +64,7 @@ class Agent:
         self.memory = ReplayMemory(config.replay_groups)
         self.ema = MovingAverage(policy, config.ema_decay)
         self.ppo = PPO(policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale)
-        self.trpo = TRPO(policy, self.critic, self.critic_optimiser)
+        self.trpo = TRPO(policy, self.noise_scale, self.critic, self.critic_optimiser)
         self.ranks = Ranks()
 
     def join_ranks(self, ranks: Ranks) -> None:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.policies.base import Policy
 from backend.ppo.batch import Batch
+from backend.ppo.noise_scale import GradientNoiseScale
 from backend.ppo.objective import Settings, Tally, critic_step, pair_loss
 
 CG_ITERATIONS = 10
@@ -47,11 +48,16 @@ def kl_bound(clip_nats: float) -> float:
 class TRPO:
     """Steps of a policy inside a KL bound; its critic, where there is one, takes ordinary steps.
 
+    Args:
+        policy: what is trained.
+        noise_scale: running estimate that the gradients of the group's minibatches feed.
+        critic, critic_optimiser: the value network, or None.
+
     Cost: one gradient over the group, about ten Fisher products over at most 16 pairs, and one forward per backtracking step.
     """
 
-    def __init__(self, policy: Policy, critic: nn.Module | None = None, critic_optimiser: torch.optim.Optimizer | None = None) -> None:
-        self.policy, self.critic, self.critic_optimiser = policy, critic, critic_optimiser
+    def __init__(self, policy: Policy, noise_scale: GradientNoiseScale, critic: nn.Module | None = None, critic_optimiser: torch.optim.Optimizer | None = None) -> None:
+        self.policy, self.noise_scale, self.critic, self.critic_optimiser = policy, noise_scale, critic, critic_optimiser
 
     def run(self, batch: Batch, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None = None) -> Tally:
         """One step; parameters are changed in place, or not at all where no step inside the bound improves the surrogate.
@@ -62,7 +68,7 @@ class TRPO:
         tally, used = Tally(), batch.used()
         if not len(used):
             return tally
-        before, gradient = self._gradient(used, settings, tally, should_stop)
+        before, gradient = self._gradient(batch, settings, tally, generator, should_stop)
         if not bool(gradient.isfinite().all()) or not math.isfinite(before) or not bool(gradient.any()):
             tally.skipped += int(not bool(gradient.isfinite().all()) or not math.isfinite(before))
             return tally
@@ -91,16 +97,25 @@ class TRPO:
     def _parameters(self) -> list[nn.Parameter]:
         return list(self.policy.trainable().values())
 
-    def _gradient(self, used: Batch, settings: Settings, tally: Tally, should_stop: ShouldStop | None) -> tuple[float, torch.Tensor]:
-        """Loss and its flat gradient at the present weights."""
-        parameters = self._parameters()
-        total, flat = 0.0, torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
-        for chunk in used.split(settings.micro_batch):
-            check_stop(should_stop)
-            loss, _ = pair_loss(self.policy, chunk, settings, tally)
-            flat += _flat(torch.autograd.grad(loss / len(used), parameters, allow_unused=True), parameters)
-            total += float(loss.detach()) / len(used)
-        return total, flat
+    def _gradient(self, batch: Batch, settings: Settings, tally: Tally, generator: torch.Generator, should_stop: ShouldStop | None) -> tuple[float, torch.Tensor]:
+        """Loss and its flat gradient at the present weights, taken minibatch by minibatch for what these say of its noise."""
+        parameters, pairs = self._parameters(), len(batch.used())
+        total, parts = 0.0, []
+        for part, _ in batch.minibatches(settings.minibatches, generator):
+            used = part.used()
+            if not len(used):
+                continue
+            flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+            for chunk in used.split(settings.micro_batch):
+                check_stop(should_stop)
+                loss, _ = pair_loss(self.policy, chunk, settings, tally)
+                flat += _flat(torch.autograd.grad(loss / len(used), parameters, allow_unused=True), parameters)
+                total += float(loss.detach()) / pairs
+            parts.append((flat, len(used) / pairs))
+        gradient = torch.stack([flat * share for flat, share in parts]).sum(dim=0)
+        if bool(gradient.isfinite().all()):
+            self.noise_scale.observe([flat for flat, _ in parts], max(1, batch.images // settings.minibatches))
+        return total, gradient
 
     def fisher_product(self, part: Batch, v: torch.Tensor) -> torch.Tensor:
         """F v: the Hessian of the mean joint KL to the present policy, times a flat vector; exact, by two backward passes."""

@@ -42,7 +42,7 @@ def test_step_stays_in_the_trust_region_and_improves_the_surrogate(bench, mode):
 @pytest.mark.parametrize("mode", ["DIVERSITY_POLICY", "LORA_UNET"])
 def test_fisher_product_is_that_of_the_explicit_matrix(bench, mode):
     b = bench(mode=mode, **({"lora_targets": "attention", "lora_rank": 1} if mode == "LORA_UNET" else {}))
-    trpo, trajectory = TRPO(b.agent.policy), b.rollout()
+    trpo, trajectory = b.agent.trpo, b.rollout()
     part = Batch.of(trajectory, b.agent.advantages(trajectory, CREDIT, b.index)).take(torch.arange(2))
     parameters = list(b.agent.policy.trainable().values())
     size = sum(p.numel() for p in parameters)
@@ -73,6 +73,23 @@ def test_nothing_moves_where_no_step_improves(bench, monkeypatch):
     monkeypatch.setattr(TRPO, "_measure", lambda *args: (float("inf"), 0.0, Tally()))
     assert b.episode(0).optimiser_steps == 0
     assert all(torch.equal(before[n], t) for n, t in b.agent.policy.trainable_state().items())
+
+
+def test_minibatches_say_how_noisy_the_gradient_is_and_leave_it_as_it_is(bench):
+    """The gradient of a TRPO step is that of the whole group, also where one image has no credit; parts of it feed the noise scale."""
+    b = bench(mode="LORA_UNET", algorithm="TRPO")
+    trajectory = b.rollout()
+    credit = b.agent.advantages(trajectory, torch.tensor([1.0, 0.0, 2.0, -1.0, 0.5, 3.0]), b.index)
+    credit.advantages[:, 0] = 0
+    batch, settings = Batch.of(trajectory, credit), b.agent._settings(6)
+    parameters = list(b.agent.policy.trainable().values())
+    loss, _ = pair_loss(b.agent.policy, batch.used(), settings, Tally())
+    whole = torch.cat([g.flatten() for g in torch.autograd.grad(loss / len(batch.used()), parameters)])
+    assert b.agent.noise_scale.value == 0
+    before, gradient = b.agent.trpo._gradient(batch, settings, Tally(), torch.Generator().manual_seed(0), None)
+    assert before == pytest.approx(float(loss.detach()) / len(batch.used()), rel=1e-4)
+    assert torch.allclose(gradient, whole, atol=1e-4 * float(whole.abs().max()))
+    assert b.episode(0).gradient_noise_scale > 0
 
 
 def test_ppo_and_trpo_share_one_loss(bench):
