@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.reference.renderer import CraterParameters, morphology, scene, terrain
+from backend.reference.renderer import CraterParameters, morphology, render_batch, scene, terrain
 
 SIZE, DIAMETER = 192, 0.9
 SPACING = 2.0 / SIZE
@@ -35,6 +35,43 @@ def test_gullies_cut_the_wall_alone_and_run_down_it():
     deep = (height[ring][order] < 0.5 * height[ring].min()).astype(int)
     assert 20 <= (np.diff(deep) == 1).sum() <= 30  # about twenty-six channels around the wall
     assert albedo[height < 0.5 * height.min()].max() < 0
+
+
+@pytest.mark.parametrize("gullies, gully_depth", [(9.0, 0.011), (40.0, 0.02)])
+def test_as_many_gullies_as_asked_and_as_deep(gullies, gully_depth):
+    _, relief, (height, _, _, _) = inside(interiors="gullied walls", gullies=gullies, gully_depth=gully_depth)
+    assert -height.min() == pytest.approx(gully_depth * DIAMETER, rel=0.05)
+    ring = np.abs(relief.radius - 0.8) < 0.02
+    deep = (height[ring][np.argsort(relief.angle[ring])] < 0.5 * height[ring].min()).astype(int)
+    assert abs((np.diff(deep) == 1).sum() - gullies) <= 1
+
+
+def test_dunes_are_as_high_and_as_far_apart_as_asked():
+    fields = [CraterParameters(terrain="dune fields", roughness=0.0, **own) for own in ({}, {"dune_height": 2.0, "dune_spacing": 1.5})]
+    rows = [terrain.plain(quiet_scene(p), p, SPACING)[0][SIZE // 2] for p in fields]
+    assert np.ptp(rows[1]) == pytest.approx(2.0 * np.ptp(rows[0]), rel=0.03)
+    crests = [np.argmax(np.abs(np.fft.rfft(row - row.mean()))) for row in rows]
+    assert crests[0] / crests[1] == pytest.approx(1.5, rel=0.15)
+    floors = [np.ptp(inside(interiors="dune floors", dune_height=height)[2][0]) for height in (1.0, 0.5)]
+    assert floors[1] == pytest.approx(0.5 * floors[0], rel=1e-3)
+
+
+def test_layers_are_as_high_and_as_many_as_asked():
+    steps = [terrain.plain(quiet_scene(p), p, SPACING)[0] for p in (CraterParameters(terrain="layered terrain", roughness=0.0, layer_height=height) for height in (0.011, 0.022))]
+    assert np.allclose(steps[1], 2.0 * steps[0])
+    for layers in (2.0, 4.0, 5.0):
+        _, relief, (_, bands, _, _) = inside(interiors="layered walls", wall_layers=layers)
+        outward = bands[SIZE // 2, SIZE // 2 :][((relief.wall > 0.5) & (relief.radius < 1.0))[SIZE // 2, SIZE // 2 :]]
+        changes = int((np.diff(np.sign(outward)) != 0).sum())
+        assert changes == pytest.approx(2 * 0.87 * layers, abs=1.1)  # a light and a dark band each; seven eighths of the depth are wall
+
+
+def test_frost_hides_as_much_ground_as_asked_and_streaks_have_the_contrast_asked():
+    pictures = render_batch([CraterParameters(interiors="frosted floors", infill=0.6, colour=1.0, frost=share) for share in (0.0, 0.4, 1.0)], [3] * 3, size=64).astype(float)
+    blue = pictures[:, 28:36, 28:36, 2].mean((1, 2))
+    assert blue[0] + 20 < blue[1] < blue[2] - 20
+    weak, strong = (np.ptp(terrain.streaks(quiet_scene(CraterParameters()), 0.0, contrast)) for contrast in (0.1, 0.3))
+    assert strong == pytest.approx(3 * weak)
 
 
 def test_dunes_are_gentle_to_windward_and_below_repose_to_lee():
@@ -79,7 +116,7 @@ def test_frost_lies_where_its_word_says():
 @pytest.mark.parametrize("orientation", [0.0, 60.0])
 def test_streaks_are_stretched_along_the_wind(orientation):
     p = CraterParameters(terrain="streaked plains", orientation=orientation)
-    pattern = terrain.streaks(quiet_scene(p), np.radians(orientation))
+    pattern = terrain.streaks(quiet_scene(p), np.radians(orientation), p.streaks)
     down, right = np.gradient(pattern)
     along = right * np.cos(np.radians(orientation)) - down * np.sin(np.radians(orientation))  # rows run downward
     across = right * np.sin(np.radians(orientation)) + down * np.cos(np.radians(orientation))

@@ -36,6 +36,11 @@ def test_every_kind_terrain_rim_and_interior_agrees(view):
     assert_same_pictures(every_word(view))
 
 
+def test_scenery_of_another_size_agrees():
+    other = {"dune_height": 1.5, "dune_spacing": 0.7, "layer_height": 0.02, "wall_layers": 4.0, "gullies": 11.0, "gully_depth": 0.02, "frost": 0.4, "streaks": 0.4}
+    assert_same_pictures([p.replace(**other) for p in every_word("aerial")])
+
+
 @pytest.mark.parametrize("sensor", ["themis", "ctx", "hirise"])
 def test_every_instrument_agrees(sensor):
     rng = np.random.default_rng(2)

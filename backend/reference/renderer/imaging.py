@@ -32,7 +32,7 @@ def colourise(light: Array, albedo: Array, sand: Array, frost: Array, p: CraterP
         s = (0.75 * sand)[..., None]
         surface = surface * (1.0 - s) + s * (2.0 * p.albedo * 0.72) * (0.55 * SAND + 0.45 * base)
     if frost.any():
-        f = (0.85 * frost)[..., None]
+        f = (p.frost * frost)[..., None]
         surface = surface * (1.0 - f) + f * (FROST * (0.45 + p.albedo))
     lit = np.maximum(1.0 + p.contrast * (light - 1.0), 0.08)
     return surface * lit[..., None]

@@ -71,6 +71,14 @@ class CraterParameters:
     repose: float = 90.0  # slope in degrees above which a wall slumps, so that the crater is shallower; 90 = never
     hummocks: float = 0.0  # relief of hummocky ejecta around the crater, root mean square slope (tangent)
     old_craters: float = 0.0  # expected number of worn craters comparable with the main one, overlapped by it
+    dune_height: float = 1.0  # of dunes on plains and floors / the usual one, 0.065 and 0.09 of their spacing
+    dune_spacing: float = 1.0  # from crest to crest / the usual one, a tenth of the frame on plains
+    layer_height: float = 0.011  # one step of layered terrain
+    wall_layers: float = 6.0  # how many layers a layered wall shows from rim to floor
+    gullies: float = 26.0  # channels around a gullied wall
+    gully_depth: float = 0.011  # of the deepest cut / crater diameter
+    frost: float = 0.85  # share of the ground that frost hides where it lies
+    streaks: float = 0.2  # contrast of wind streaks
     massifs: float = 0.0  # height of isolated rough hills in the plain / frame width
     sharpening: float = 0.0  # strength of the halo along edges that resampling and enhancement leave in mosaics
     grain: float = 0.0  # standard deviation in pixels over which the noise is correlated
@@ -85,12 +93,17 @@ class CraterParameters:
             value = getattr(self, field.name)
             if field.type == "float" and not (isinstance(value, (int, float)) and math.isfinite(value)):
                 raise InputError(f"{field.name} is {value!r}; it must be a finite number")
-        for name in ("size", "diameter_km"):
+        for name in ("size", "diameter_km", "dune_spacing"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be above 0")
         for name in ("small_craters", "old_craters"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it is an expected number, 0 or more")
+        for name in ("gullies", "wall_layers"):
+            if getattr(self, name) < 0 or getattr(self, name) % 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is a number of things, 0 or more and whole")
+        if not 0 <= self.frost <= 1:
+            raise InputError(f"frost is {self.frost!r}; it is a share, from 0 to 1")
         if not 0 <= self.ellipticity < 1:
             raise InputError(f"ellipticity is {self.ellipticity!r}; it must be from 0 to below 1")
 

@@ -31,11 +31,11 @@ def plain(scene: Scene, p: CraterParameters, spacing: float) -> tuple[Array, Arr
     sand = np.zeros_like(height)
     angle = math.radians(p.orientation)
     if p.terrain == "dune fields":
-        height = height * 0.5 + dunes(scene, angle, 0.21, 0.013)
+        height = height * 0.5 + dunes(scene, angle, 0.21 * p.dune_spacing, 0.013 * p.dune_height)
         sand = np.full_like(height, 0.55)
     elif p.terrain == "layered terrain":
         level = 1.3 * scene.noise_a + 1.6 * (scene.x * math.cos(angle) + scene.y * math.sin(angle))
-        height = height * 0.5 + 0.022 * stairs(level, 0.4)
+        height = height * 0.5 + 2.0 * p.layer_height * stairs(level, 0.4)
         albedo = albedo + 0.1 * np.sin(2.0 * math.pi * level)
     elif p.terrain == "fractured terrain":
         warp = 0.12 * scene.noise_a
@@ -50,16 +50,16 @@ def plain(scene: Scene, p: CraterParameters, spacing: float) -> tuple[Array, Arr
     elif p.terrain == "dusty plains":
         albedo = albedo * 0.5 + 0.04
     elif p.terrain == "streaked plains":
-        albedo = albedo + streaks(scene, angle)
+        albedo = albedo + streaks(scene, angle, p.streaks)
     return height, albedo, sand
 
 
-def streaks(scene: Scene, angle: float) -> Array:
+def streaks(scene: Scene, angle: float, contrast: float) -> Array:
     """Wind streaks: albedo stretched along the wind."""
     c, s = math.cos(angle), math.sin(angle)
     across = -scene.x * s + scene.y * c + 0.05 * scene.noise_a
     pattern = np.sin(9.0 * across + 1.2 * scene.noise_b) + 0.7 * np.sin(17.0 * across + 1.5 * scene.noise_a) + 0.5 * np.sin(31.0 * across)
-    return 0.2 * np.clip(pattern, -1.6, 1.6) * (0.7 + 0.3 * scene.noise_b)
+    return contrast * np.clip(pattern, -1.6, 1.6) * (0.7 + 0.3 * scene.noise_b)
 
 
 def hummocks(relief: Relief, scene: Scene, p: CraterParameters, spacing: float) -> Array:
@@ -123,19 +123,20 @@ def interior(scene: Scene, p: CraterParameters, relief: Relief, diameter: float)
     scale = max(diameter, 0.5)
     if p.interiors == "dune floors":
         sand = relief.floor
-        height = relief.floor * dunes(scene, math.radians(p.orientation + 40.0), 0.13 * scale + 0.04, 0.012 * scale)
+        spacing = (0.13 * scale + 0.04) * p.dune_spacing
+        height = relief.floor * dunes(scene, math.radians(p.orientation + 40.0), spacing, 0.012 * scale * p.dune_height)
     elif p.interiors == "rocky floors":
         height = relief.floor * 0.011 * scale * smoothstep(scene.fine_a + 0.5 * scene.fine_b, 0.2, 2.0)
     elif p.interiors == "frosted floors":
         frost = relief.floor * smoothstep(scene.noise_b + 0.4 * scene.fine_a, -1.2, -0.2)
     elif p.interiors == "layered walls":
-        level = relief.height / max(depth, 1e-4) * 6.0 + 0.25 * scene.noise_b
+        level = relief.height / max(depth, 1e-4) * p.wall_layers + 0.25 * scene.noise_b
         height = relief.wall * 0.08 * depth * (stairs(level, 0.4) - level)
         albedo = relief.wall * 0.16 * np.sin(2.0 * math.pi * level)
     elif p.interiors == "gullied walls":
-        spokes = np.abs(np.cos(relief.angle * 13.0 + 1.2 * scene.noise_b + 0.5 * scene.fine_a))
+        spokes = np.abs(np.cos(relief.angle * (p.gullies / 2.0) + 1.2 * scene.noise_b + 0.5 * scene.fine_a))
         cut = relief.wall * smoothstep(relief.radius, 0.4, 0.7) * smoothstep(1.0 - spokes, 0.2, 0.85)
-        height = -0.011 * scale * cut
+        height = -p.gully_depth * scale * cut
         albedo = -0.1 * cut
     elif p.interiors == "smooth floors":
         albedo = -0.04 * relief.floor

@@ -75,7 +75,7 @@ def colourise(light: Tensor, ground: Ground, batch: Batch) -> Tensor:
     base = rgb(np.stack([ground_colour(p.colour) for p in batch.params]))
     albedo = batch.albedo[:, None]
     surface = 2.0 * albedo * (1.0 + ground.albedo[:, None]) * base
-    sand, frost = 0.75 * ground.sand[:, None], 0.85 * ground.frost[:, None]
+    sand, frost = 0.75 * ground.sand[:, None], batch.frost[:, None] * ground.frost[:, None]
     surface = surface * (1.0 - sand) + sand * (2.0 * albedo * 0.72) * (0.55 * rgb(SAND) + 0.45 * base)
     surface = surface * (1.0 - frost) + frost * (rgb(FROST) * (0.45 + albedo))
     return surface * (1.0 + batch.contrast * (light - 1.0)).clamp_min(0.08)[:, None]

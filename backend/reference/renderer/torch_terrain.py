@@ -45,14 +45,14 @@ def dunes(scenes: Scenes, angle: Tensor, wavelength: Angle, height: Angle) -> Te
 
 def dune_field(g: Ground, s: Scenes, b: Batch, _: Tensor) -> Ground:
     """Dunes over the whole plain."""
-    return g._replace(height=g.height * 0.5 + dunes(s, torch.deg2rad(b.orientation), 0.21, 0.013), sand=torch.full_like(g.height, 0.55))
+    return g._replace(height=g.height * 0.5 + dunes(s, torch.deg2rad(b.orientation), 0.21 * b.dune_spacing, 0.013 * b.dune_height), sand=torch.full_like(g.height, 0.55))
 
 
 def layers(g: Ground, s: Scenes, b: Batch, _: Tensor) -> Ground:
     """Stepped, banded plain."""
     turn = torch.deg2rad(b.orientation)
     level = 1.3 * s.noise_a + 1.6 * (s.x * torch.cos(turn) + s.y * torch.sin(turn))
-    return g._replace(height=g.height * 0.5 + 0.022 * stairs(level, 0.4), albedo=g.albedo + 0.1 * torch.sin(2.0 * math.pi * level))
+    return g._replace(height=g.height * 0.5 + 2.0 * b.layer_height * stairs(level, 0.4), albedo=g.albedo + 0.1 * torch.sin(2.0 * math.pi * level))
 
 
 def fractures(g: Ground, s: Scenes, b: Batch, _: Tensor) -> Ground:
@@ -71,7 +71,7 @@ def streaks(g: Ground, s: Scenes, b: Batch, _: Tensor) -> Ground:
     turn = torch.deg2rad(b.orientation)
     across = -s.x * torch.sin(turn) + s.y * torch.cos(turn) + 0.05 * s.noise_a
     pattern = torch.sin(9.0 * across + 1.2 * s.noise_b) + 0.7 * torch.sin(17.0 * across + 1.5 * s.noise_a) + 0.5 * torch.sin(31.0 * across)
-    return g._replace(albedo=g.albedo + 0.2 * pattern.clamp(-1.6, 1.6) * (0.7 + 0.3 * s.noise_b))
+    return g._replace(albedo=g.albedo + b.streaks * pattern.clamp(-1.6, 1.6) * (0.7 + 0.3 * s.noise_b))
 
 
 def rocks(g: Ground, s: Scenes, b: Batch, _: Tensor) -> Ground:
@@ -105,7 +105,8 @@ def interior(scenes: Scenes, batch: Batch, reliefs: Reliefs, diameter: Tensor) -
 
     def dune(g: Ground, s: Scenes, b: Batch, i: Tensor) -> Ground:
         scale, floor = scale_all[i], reliefs.floor[i]
-        return g._replace(sand=floor, height=floor * dunes(s, torch.deg2rad(b.orientation + 40.0), 0.13 * scale + 0.04, 0.012 * scale))
+        spacing = (0.13 * scale + 0.04) * b.dune_spacing
+        return g._replace(sand=floor, height=floor * dunes(s, torch.deg2rad(b.orientation + 40.0), spacing, 0.012 * scale * b.dune_height))
 
     def rocky(g: Ground, s: Scenes, b: Batch, i: Tensor) -> Ground:
         return g._replace(height=reliefs.floor[i] * 0.011 * scale_all[i] * smoothstep(s.fine_a + 0.5 * s.fine_b, 0.2, 2.0))
@@ -114,14 +115,14 @@ def interior(scenes: Scenes, batch: Batch, reliefs: Reliefs, diameter: Tensor) -
         return g._replace(frost=reliefs.floor[i] * smoothstep(s.noise_b + 0.4 * s.fine_a, -1.2, -0.2))
 
     def layered(g: Ground, s: Scenes, b: Batch, i: Tensor) -> Ground:
-        level = reliefs.height[i] / depth_all[i].clamp_min(1e-4) * 6.0 + 0.25 * s.noise_b
+        level = reliefs.height[i] / depth_all[i].clamp_min(1e-4) * b.wall_layers + 0.25 * s.noise_b
         wall = reliefs.wall[i]
         return g._replace(height=wall * 0.08 * depth_all[i] * (stairs(level, 0.4) - level), albedo=wall * 0.16 * torch.sin(2.0 * math.pi * level))
 
     def gullied(g: Ground, s: Scenes, b: Batch, i: Tensor) -> Ground:
-        spokes = torch.cos(reliefs.angle[i] * 13.0 + 1.2 * s.noise_b + 0.5 * s.fine_a).abs()
+        spokes = torch.cos(reliefs.angle[i] * (b.gullies / 2.0) + 1.2 * s.noise_b + 0.5 * s.fine_a).abs()
         cut = reliefs.wall[i] * smoothstep(reliefs.radius[i], 0.4, 0.7) * smoothstep(1.0 - spokes, 0.2, 0.85)
-        return g._replace(height=-0.011 * scale_all[i] * cut, albedo=-0.1 * cut)
+        return g._replace(height=-b.gully_depth * scale_all[i] * cut, albedo=-0.1 * cut)
 
     def smooth(g: Ground, s: Scenes, b: Batch, i: Tensor) -> Ground:
         return g._replace(albedo=-0.04 * reliefs.floor[i])
