@@ -12,6 +12,7 @@ from backend.errors import InputError
 from backend.reference.captions import ATTRIBUTES, caption_targets, parse_caption
 
 LABELS = Path("docs/results/real_crop_labels.csv")
+SECOND_LABELS = Path("docs/results/real_crop_labels_second.csv")  # of another who had not seen the first
 COLUMNS = ("size", "age", "kind", "terrain", "rims", "interiors", "light")
 NUMBERS = ("view", "size", "freshness", "colour", "light")  # attributes with an order; the others are words
 LEAST = 4  # pictures with a word and without it, below which its AUC says nothing
@@ -71,7 +72,7 @@ def agreement(read: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) ->
     """Agreement of readings with labels, by attribute.
 
     Args:
-        read: [N, A] what a judge reads.
+        read: [N, A] what a judge reads; NaN where another labeller said nothing.
         wanted: [N, A] labels, NaN where nothing was said.
         rng: of the bootstrap over pictures.
 
@@ -83,7 +84,7 @@ def agreement(read: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) ->
     out = {}
     for group in dict.fromkeys(name.partition(":")[0] for name in ATTRIBUTES):
         columns = [i for i, name in enumerate(ATTRIBUTES) if name.partition(":")[0] == group]
-        rows = np.flatnonzero(np.isfinite(wanted[:, columns[0]]))
+        rows = np.flatnonzero(np.isfinite(wanted[:, columns[0]]) & np.isfinite(read[:, columns[0]]))
         if group in NUMBERS:
             if len(rows) < 2 * LEAST or len(np.unique(wanted[rows, columns[0]])) < 2:
                 continue

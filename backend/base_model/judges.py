@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.base_model.agreement import LABELS, agreement, read_labels
+from backend.base_model.agreement import LABELS, SECOND_LABELS, agreement, read_labels
 from backend.base_model.data import load_dataset
 from backend.base_model.measure import group_r_squared, held_out, to_tensor, truth
 from backend.base_model.readers import REGIONS_FILE, RegionReader, disturbed, half_disturbed, region_features
@@ -107,7 +107,20 @@ def readings(images: np.ndarray, statistics: Statistics) -> dict[str, np.ndarray
     return found | {REGIONS: RegionReader.load().read(tensor).numpy(), STATISTICS: statistics.read(images)}
 
 
-def judge_the_judges(work: Path, real: Path, count: int = 1000, labels: Path = LABELS) -> dict:
+def second_labels(names: list[str], path: Path) -> np.ndarray:
+    """What another labeller said of the same crops, [N, A] in the order of `names`.
+
+    Raises:
+        InputError: a crop has no row there.
+    """
+    others, said = read_labels(path)
+    missing = [name for name in names if name not in others]
+    if missing:
+        raise InputError(f"{path} has no row for {missing[0]} ({len(missing)} of {len(names)} are missing): both tables name the same crops")
+    return said[[others.index(name) for name in names]]
+
+
+def judge_the_judges(work: Path, real: Path, count: int = 1000, labels: Path = LABELS, second: Path = SECOND_LABELS) -> dict:
     """Accuracy of each judge on held-out renders and its agreement with labels of real crops, made by looking.
 
     Args:
@@ -115,12 +128,14 @@ def judge_the_judges(work: Path, real: Path, count: int = 1000, labels: Path = L
         real: folder of the labelled crops.
         count: held-out renders.
         labels: the table of labels.
+        second: labels of the same crops by another, against the first ones: what a judge can hope for.
 
     Raises:
         InputError: labels, crops or regressors are missing.
     """
     names, wanted = read_labels(labels)
     crops, _ = read_crops(real, names)
+    also = second_labels(names, second)
     training, training_params = load_dataset(work / "renders", STATISTICS_RENDERS)
     statistics = Statistics(half_disturbed(training, seed=31), truth(training_params).numpy())
     fresh, params = held_out(count)
@@ -133,7 +148,9 @@ def judge_the_judges(work: Path, real: Path, count: int = 1000, labels: Path = L
     for name, read in readings(crops, statistics).items():
         rng = np.random.default_rng(43)
         table[name]["agreement"] = {folder: agreement(read[rows], wanted[rows], rng) for folder, rows in folders.items()}
-    return {"judges": table, "held_out_renders": count, "labelled_crops": len(names), "labels": str(labels), "labels_sha256": file_sha256(labels)}
+    people = {folder: agreement(also[rows], wanted[rows], np.random.default_rng(43)) for folder, rows in folders.items()}
+    known = {"labels": str(labels), "labels_sha256": file_sha256(labels), "second_labels": str(second), "second_labels_sha256": file_sha256(second)}
+    return {"judges": table, "labellers": people, "held_out_renders": count, "labelled_crops": len(names)} | known
 
 
 def write_judges(figures: dict) -> Path:
@@ -161,16 +178,28 @@ def judges_markdown(figures: dict) -> str:
         *(f"| {g} | " + " | ".join(f"{j['held_out_r2'][g]:.2f} ({j['disturbed_r2'][g]:.2f})" for j in judges.values()) + " |" for g in groups),
         "",
         "Agreement with the labels, 95 % bootstrap interval over the crops: rank correlation (0 is chance) of size and freshness; "
-        "AUC (0.5 is chance) averaged over the words that at least four crops have and four lack.",
+        "AUC (0.5 is chance) averaged over the words that at least four crops have and four lack. The last column is "
+        "[another labeller](real_crop_labels_second.csv) who had not seen the first one's words, on the crops that both spoke of (their number after it).",
         "",
     ]
     for folder in next(iter(judges.values()))["agreement"]:
         rows = {name: judge["agreement"][folder] for name, judge in judges.items()}
-        lines += [f"## {'All crops' if folder == 'all' else folder}", "", "| attribute | measure | n | " + " | ".join(rows) + " |", "|---|---|---:|" + "---:|" * len(rows)]
+        lines += [
+            f"## {'All crops' if folder == 'all' else folder}",
+            "",
+            "| attribute | measure | n | " + " | ".join(rows) + " | second labeller |",
+            "|---|---|---:|" + "---:|" * (len(rows) + 1),
+        ]
         for group, first in next(iter(rows.values())).items():
-            values = [f"{r[group]['value']:.2f} ({r[group]['low']:.2f} to {r[group]['high']:.2f})" for r in rows.values()]
+            values = [_interval(judge[group]) for judge in rows.values()]
+            person = figures["labellers"][folder].get(group)
+            values.append(f"{_interval(person)}, {person['n']}" if person else "–")
             measure = first["measure"] + (f" of {', '.join(first['words'])}" if first["words"] else "")
             lines.append(f"| {group} | {measure} | {first['n']} | " + " | ".join(values) + " |")
         lines.append("")
     lines += ["Versions (SHA-256):", "", *(f"- {name}: `{judge['sha256']}`" for name, judge in judges.items()), ""]
     return "\n".join(lines)
+
+
+def _interval(row: dict) -> str:
+    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"

@@ -12,9 +12,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from backend.base_model import measure
-from backend.base_model.agreement import LABELS, agreement, area_under_curve, rank_correlation, read_labels
+from backend.base_model.agreement import LABELS, SECOND_LABELS, agreement, area_under_curve, rank_correlation, read_labels
 from backend.base_model.card import _combination_rows
-from backend.base_model.judges import RECORD, judge_versions, judges_markdown
+from backend.base_model.judges import RECORD, judge_versions, judges_markdown, second_labels
 from backend.base_model.measure import group_r_squared, own_adherence_table, truth
 from backend.base_model.publish import remember
 from backend.base_model.readers import RegionReader, disturbed, half_disturbed, region_features, region_masks
@@ -169,5 +169,23 @@ def test_the_table_of_judges_has_every_attribute_and_interval() -> None:
     row = {"measure": "AUC", "value": 0.7, "low": 0.5, "high": 0.9, "n": 12, "words": ["bowl"]}
     accuracy = dict.fromkeys(dict.fromkeys(name.partition(":")[0] for name in ATTRIBUTES), 0.5)
     judge = {"sha256": "ab", "held_out_r2": accuracy, "disturbed_r2": accuracy, "agreement": {"all": {"kind": row}}}
-    text = judges_markdown({"judges": {"one": judge, "two": judge}, "command": "c", "held_out_renders": 9, "labelled_crops": 12})
-    assert "| kind | AUC of bowl | 12 | 0.70 (0.50 to 0.90) | 0.70 (0.50 to 0.90) |" in text and "| freshness | 0.50 (0.50) | 0.50 (0.50) |" in text
+    figures = {"judges": {"one": judge, "two": judge}, "labellers": {"all": {"kind": row | {"n": 8}}}, "command": "c", "held_out_renders": 9, "labelled_crops": 12}
+    text = judges_markdown(figures)
+    assert "| kind | AUC of bowl | 12 | 0.70 (0.50 to 0.90) | 0.70 (0.50 to 0.90) | 0.70 (0.50 to 0.90), 8 |" in text and "| freshness | 0.50 (0.50) | 0.50 (0.50) |" in text
+    assert "| 0.70 (0.50 to 0.90) | – |" in judges_markdown(figures | {"labellers": {"all": {}}})
+
+
+def test_two_labellers_are_compared_where_both_spoke(tmp_path) -> None:
+    """The committed tables name the same crops; a copy of the first agrees with it wholly, and a silent one says nothing."""
+    names, wanted = read_labels()
+    assert second_labels(names, SECOND_LABELS).shape == wanted.shape
+    rng = np.random.default_rng(0)
+    same = agreement(wanted, wanted, rng)
+    assert all(row["value"] == 1.0 for row in same.values()) and "size" in same
+    silent = np.where(rng.random(len(names))[:, None] < 0.5, wanted, np.nan)
+    assert 0 < agreement(silent, wanted, rng)["freshness"]["n"] < same["freshness"]["n"]
+    assert agreement(np.full_like(wanted, np.nan), wanted, rng) == {}
+    short = tmp_path / "short.csv"
+    short.write_text("\n".join(SECOND_LABELS.read_text().splitlines()[:5]), encoding="utf-8")
+    with pytest.raises(InputError, match=f"36 of {len(names)} are missing"):
+        second_labels(names, short)
