@@ -87,8 +87,12 @@ def credits(reference: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     def similarity(x: Tensor) -> Tensor:
         return rbf(squared_distances(x, x), width / 2)
 
+    def mmd(x: Tensor) -> Tensor:
+        return mmd_credit(kernel_matrix(x, x, "rbf", width), kernel_matrix(x, reference, "rbf", width)).total
+
     return {
-        "MMD": lambda x: mmd_credit(kernel_matrix(x, x, "rbf", width), kernel_matrix(x, reference, "rbf", width)).total,
+        "MMD": mmd,
+        "MMD_VENDI": lambda x: mmd(x) + vendi_credit(similarity(x), 2.0),
         "PAIRWISE": lambda x: pairwise_credit(squared_distances(x, x).sqrt()),
         "COVERAGE": lambda x: coverage_credit(membership(x, reference, radii)),
         "DPP": lambda x: dpp_credit(likelihood_matrix(similarity(x))),
