@@ -16,6 +16,7 @@ from backend.evaluation.judges import Judges, Measured
 
 PRECISION_MARGIN = -3.0  # points; the 95 % lower bound of the change must lie above
 ADHERENCE_MARGIN = -0.05  # relative change
+REALISM = "Realism, mean logarithm"
 CLOSE_MARGIN = 0.03  # change of the share of images that are suspiciously close to the reference; its 95 % upper bound must lie below
 
 
@@ -64,21 +65,29 @@ def _row(measure: str, base: float | None, tuned: float | None, interval: Interv
 
 
 def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
-    """Precision, recall and coverage in points (percent), and the change of precision; recall and coverage of the reference set would be those of another number of images."""
+    """Precision, recall and coverage in points (percent), mean log realism, and the change of precision.
+
+    Recall and coverage of the reference set would be those of another number of images, so they are left out.
+    """
     real = judges.real.spaces["lite2"]
     radius = manifold.radii(real)
-    measures = {"Precision": partial(manifold.precision, radius=radius), "Recall": manifold.recall, "Coverage": partial(manifold.coverage, radius=radius)}
-    rows, precision = [], None
-    for title, measure in measures.items():
-        before = 100 * measure(base.spaces["lite2"], real)
-        after = np.stack([100 * measure(item.spaces["lite2"], real) for item in tuned])
-        change = paired_bootstrap([after, before], generator)
-        beside = {"ceiling": float(100 * measure(ceiling.spaces["lite2"], real).mean())}
-        if title == "Precision":
-            beside["reference"] = float(100 * measure(reference.spaces["lite2"], real).mean())
-        rows.append(_row(f"{title} (%)", float(before.mean()), float(after.mean()), change, **beside))
-        precision = precision or change
-    return rows, precision
+    measures = {
+        "Precision (%)": (100, partial(manifold.precision, radius=radius)),
+        "Recall (%)": (100, manifold.recall),
+        "Coverage (%)": (100, partial(manifold.coverage, radius=radius)),
+        REALISM: (1, partial(manifold.realism, radius=radius)),
+    }
+    rows, changes = [], {}
+    for title, (unit, measure) in measures.items():
+        before, top = (unit * measure(item.spaces["lite2"], real) for item in (base, ceiling))
+        after = np.stack([unit * measure(item.spaces["lite2"], real) for item in tuned])
+        own = np.random.default_rng(0) if title == REALISM else generator  # the others' intervals stay what they were before it was measured
+        changes[title] = paired_bootstrap([after, before], own)
+        beside = {"ceiling": float(top.mean())}
+        if title in ("Precision (%)", REALISM):
+            beside["reference"] = float(unit * measure(reference.spaces["lite2"], real).mean())
+        rows.append(_row(title, float(before.mean()), float(after.mean()), changes[title], **beside))
+    return rows, changes["Precision (%)"]
 
 
 def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval]:

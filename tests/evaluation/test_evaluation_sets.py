@@ -78,6 +78,7 @@ def test_precision_recall_coverage_by_brute_force():
     radius_real, radius_generated = manifold.radii(real), manifold.radii(generated)
     for i, point in enumerate(generated):
         assert manifold.precision(generated, real)[i] == any(np.linalg.norm(point - y) <= r for y, r in zip(real, radius_real, strict=True))
+        assert manifold.realism(generated, real)[i] == pytest.approx(max(np.log(r / np.linalg.norm(point - y)) for y, r in zip(real, radius_real, strict=True)))
     for j, point in enumerate(real):
         assert manifold.recall(generated, real)[j] == any(np.linalg.norm(point - x) <= r for x, r in zip(generated, radius_generated, strict=True))
         assert manifold.coverage(generated, real)[j] == any(np.linalg.norm(point - x) <= radius_real[j] for x in generated)
@@ -89,6 +90,17 @@ def test_mode_collapse_keeps_precision_and_loses_recall():
     collapsed = real[0] + 0.01 * generator.normal(size=(100, 3))
     assert manifold.precision(collapsed, real).mean() == 1
     assert manifold.recall(collapsed, real).mean() < 0.05
+
+
+def test_realism_tells_a_small_change_sooner_than_precision_and_a_copy_is_not_infinite():
+    rng = np.random.default_rng(0)
+    real, base = rng.normal(size=(400, 8)), 1.3 * rng.normal(size=(300, 8))
+    worse = 1.02 * base
+    change = manifold.realism(worse, real) - manifold.realism(base, real)
+    caught = manifold.precision(worse, real) - manifold.precision(base, real)
+    assert change.mean() < -5 * change.std() / 300**0.5 and change.mean() / change.std() < 2 * caught.mean() / caught.std() < 0
+    assert ((manifold.realism(base, real) >= 0) == (manifold.precision(base, real) == 1)).all()
+    assert np.isfinite(manifold.realism(real[:3], real)).all()
 
 
 def test_memorisation_tells_copies_from_fresh_samples():
