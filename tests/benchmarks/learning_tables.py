@@ -89,9 +89,9 @@ def gap_of(verdict: Mapping[str, Any], judge: str, begins: str) -> str:
 def together_table(together: Mapping[str, dict[str, Any] | None], results: Mapping[str, dict[str, Any]], trivial: dict[str, Any] | None) -> list[str]:
     """All seeds of each policy in one comparison; the slope is that of the mean of their curves, in which the luck of the prompts is smaller."""
     lines = [
-        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Recall | Coverage | Adherence | Guards kept "
+        "| Policy | Gap closed, Lite2 | wavelets | attributes | Student's t over seeds | Precision, points | Recall | Coverage | Realism | Adherence | Guards kept "
         "| Slope after episode 50, per 100 episodes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for mode, verdict in together.items():
         if verdict is None:
@@ -101,11 +101,11 @@ def together_table(together: Mapping[str, dict[str, Any] | None], results: Mappi
         single = [arm["verdict"]["gap_closed"] for arm in runs]
         spread = between(seed_interval(single).to_dict(), 100, " %") if len(single) > 1 and None not in single else "–"
         kept = "yes" if verdict["guards"]["passed"] else "no"
-        guarded = [*(between(row_of(verdict, begins)) for begins in ("Precision", "Recall", "Coverage")), between(verdict["adherence"]["relative"], 100, " %")]
+        guarded = [*(between(row_of(verdict, begins)) for begins in ("Precision", "Recall", "Coverage", "Realism")), between(verdict["adherence"]["relative"], 100, " %")]
         lines.append(f"| {mode} | {' | '.join([*gaps, spread, *guarded, kept, rise(late_slope(np.mean([arm['curve'] for arm in runs], axis=0)))])} |")
     if trivial is not None:
         best = next(c for c in trivial["candidates"] if c["guidance"] == trivial["best"]["guidance"])
-        lines.append(f"| constant guidance {best['guidance']:g} | {between(best['gap'], 100, ' %')} | – | – | – | – | – | – | – | yes | – |")
+        lines.append(f"| constant guidance {best['guidance']:g} | {between(best['gap'], 100, ' %')} | – | – | – | – | – | – | – | – | yes | – |")
     return lines
 
 
