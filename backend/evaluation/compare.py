@@ -16,7 +16,7 @@ from backend.evaluation.judges import Judges, Measured
 
 PRECISION_MARGIN = -3.0  # points; the 95 % lower bound of the change must lie above
 ADHERENCE_MARGIN = -0.05  # relative change
-REALISM = "Realism, mean logarithm"
+PRECISION, REALISM = "Precision (%)", "Realism, mean logarithm"
 CLOSE_MARGIN = 0.03  # change of the share of images that are suspiciously close to the reference; its 95 % upper bound must lie below
 
 
@@ -72,7 +72,7 @@ def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, refe
     real = judges.real.spaces["lite2"]
     radius = manifold.radii(real)
     measures = {
-        "Precision (%)": (100, partial(manifold.precision, radius=radius)),
+        PRECISION: (100, partial(manifold.precision, radius=radius)),
         "Recall (%)": (100, manifold.recall),
         "Coverage (%)": (100, partial(manifold.coverage, radius=radius)),
         REALISM: (1, partial(manifold.realism, radius=radius)),
@@ -84,10 +84,10 @@ def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, refe
         own = np.random.default_rng(0) if title == REALISM else generator  # the others' intervals stay what they were before it was measured
         changes[title] = paired_bootstrap([after, before], own)
         beside = {"ceiling": float(top.mean())}
-        if title in ("Precision (%)", REALISM):
+        if title in (PRECISION, REALISM):
             beside["reference"] = float(unit * measure(reference.spaces["lite2"], real).mean())
         rows.append(_row(title, float(before.mean()), float(after.mean()), changes[title], **beside))
-    return rows, changes["Precision (%)"]
+    return rows, changes[PRECISION]
 
 
 def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval]:

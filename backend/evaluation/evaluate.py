@@ -15,7 +15,7 @@ from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.evaluation import renders
-from backend.evaluation.compare import compare, diversity_rows
+from backend.evaluation.compare import PRECISION, REALISM, compare, diversity_rows
 from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
 from backend.evaluation.judges import SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
@@ -223,7 +223,15 @@ def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
     if result["small"]:
         notes.append(f"This is a first look: published figures use {PUBLISHED} images, and Vendi scores of other subset sizes cannot be compared.")
     notes += stage.notes
-    broken = [words for name, words in GUARDS if result["guards"].get(name) is False]
+    rows = {row["measure"]: row for row in result["table"]}
+    unclear = result["guards"].get("precision") is False and rows[PRECISION]["high"] >= 0
+    if unclear:
+        notes.append(
+            f"The guard of precision is not kept, but {result['images']} images cannot tell damage from luck: its change, {rows[PRECISION]['estimate']:+.1f} points, may be "
+            f"{rows[PRECISION]['low']:+.1f} to {rows[PRECISION]['high']:+.1f}. Realism, which tells sooner, changed by {rows[REALISM]['estimate']:+.4f} "
+            f"({rows[REALISM]['low']:+.4f} to {rows[REALISM]['high']:+.4f}). Evaluate more images."
+        )
+    broken = [words for name, words in GUARDS if result["guards"].get(name) is False and not (unclear and name == "precision")]
     if broken:
         notes.append(f"The guards are not kept: what diversity was gained is paid for with {' and '.join(broken)}.")
     reach = result.get("attainable")

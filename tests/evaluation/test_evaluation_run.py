@@ -19,6 +19,7 @@ from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.evaluation import evaluate, generate, renders
 from backend.evaluation.cache import cached_arrays
+from backend.evaluation.compare import PRECISION, REALISM
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.evaluation.results import load_map
 from backend.policies.base import build_policy
@@ -126,6 +127,14 @@ def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, mo
     assert lost["attainable"]["estimate"] == pytest.approx((1 - vendi["base"]) / (vendi["ceiling"] - vendi["base"]), abs=1e-6)  # images all alike score 1
     odd = kept | {"attainable": {"estimate": 2.0}}  # as where the base is more varied than the ceiling
     assert not any("perfect denoiser" in note for note in [*lost["notes"], *evaluate.notes_on(odd, SimpleNamespace(notes=[]))])
+
+
+@pytest.mark.parametrize(("high", "said", "unsaid"), [(7.8, "cannot tell damage from luck", "paid for with"), (-1.0, "paid for with precision", "luck")])
+def test_a_guard_that_few_images_miss_is_no_damage_yet(high: float, said: str, unsaid: str):
+    rows = [{"measure": PRECISION, "estimate": -2.0, "low": -11.0, "high": high}, {"measure": REALISM, "estimate": 0.001, "low": -0.009, "high": 0.013}]
+    result = {"images": 64, "real_images": 400, "small": True, "guards": {"precision": False, "adherence": True, "memorisation": True}, "table": rows}
+    notes = " ".join(evaluate.notes_on(result, SimpleNamespace(notes=[])))
+    assert said in notes and unsaid not in notes
 
 
 def test_the_ceiling_is_decoded_with_progress_and_can_be_stopped_midway(make_run, monkeypatch):
