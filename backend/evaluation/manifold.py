@@ -31,7 +31,7 @@ def precision(generated: np.ndarray, real: np.ndarray, k: int = K, radius: np.nd
 
 
 def realism(generated: np.ndarray, real: np.ndarray, k: int = K, radius: np.ndarray | None = None) -> np.ndarray:
-    """Per generated image, the logarithm of its realism (1904.06991, section 5): [N], above 0 exactly where `precision` is 1; `radius` as there.
+    """Per generated image, the logarithm of its realism (1904.06991, section 5): [N], 0 or more where `precision` is 1 and below 0 elsewhere; `radius` as there.
 
     The largest ratio of a real image's radius to its distance; all balls count, as they do for precision. It says how far inside or outside an
     image lies, so that far fewer images show a change than of precision's ones and zeros.

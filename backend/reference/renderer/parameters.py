@@ -71,7 +71,7 @@ class CraterParameters:
     repose: float = 90.0  # slope in degrees above which a wall slumps, so that the crater is shallower; 90 = never
     hummocks: float = 0.0  # relief of hummocky ejecta around the crater, root mean square slope (tangent)
     old_craters: float = 0.0  # expected number of worn craters comparable with the main one, overlapped by it
-    dune_height: float = 1.0  # of dunes on plains and floors / the usual one, 0.065 and 0.09 of their spacing
+    dune_height: float = 1.0  # of dunes on plains and floors / the usual one, some 0.06 of their spacing
     dune_spacing: float = 1.0  # from crest to crest / the usual one, a tenth of the frame on plains
     layer_height: float = 0.011  # one step of layered terrain
     wall_layers: float = 6.0  # how many layers a layered wall shows from rim to floor
