@@ -9,11 +9,13 @@ import numpy as np
 
 from backend.errors import InputError
 from backend.reference.prompts import load_prompts
+from backend.training.manager import FOREIGN
 from components import compare_views as views
 from components.attach import parse_choice, run_choices
 from components.context import PageContext
-from components.drawing import check_count, checkpoint_choices, draw_pair, evaluate
+from components.drawing import check_count, check_mixture, checkpoint_choices, draw_pair, evaluate
 from components.live_chart import figure
+from components.login import owner_of
 from components.markup import note, text
 from components.pictures import write_pngs
 
@@ -24,8 +26,8 @@ SHOWN_SIDE = 384
 class CompareTab:
     """Widgets and events of the tab."""
 
-    def __init__(self, context: PageContext, view: gr.State) -> None:
-        self.context, self.view = context, view
+    def __init__(self, context: PageContext, view: gr.State, visitor: gr.BrowserState) -> None:
+        self.context, self.view, self.visitor = context, view, visitor
 
     def build(self) -> None:
         """Lay out and wire the tab."""
@@ -67,7 +69,7 @@ class CompareTab:
         self.which.change(self.one_pair, [self.pairs, self.which], [self.slider, self.caption], trigger_mode="always_last", **PRIVATE)
         self.method.change(self.redraw_map, [self.pairs, self.method, self.run], self.map, **PRIVATE)
         work = {"concurrency_limit": 1, "concurrency_id": "device", "api_visibility": "private", "show_progress": "minimal", "show_progress_on": self.answer}
-        inputs = [self.run, self.checkpoint, self.count, self.method]
+        inputs = [self.run, self.checkpoint, self.count, self.method, self.visitor]
         self.draw.click(self.draw_now, inputs, self.outputs[1:], **work)
         self.evaluate.click(self.evaluate_now, inputs, self.outputs[1:], **work)
 
@@ -141,11 +143,12 @@ class CompareTab:
         except InputError:
             return None
 
-    def draw_now(self, choice: str | None, checkpoint: str | None, count: float, method: str) -> tuple[Any, ...]:
+    def draw_now(self, choice: str | None, checkpoint: str | None, count: float, method: str, visitor: Any = None, request: gr.Request | None = None) -> tuple[Any, ...]:
         """Draw test prompts with the base and the checkpoint, same seeds, and compare those."""
         try:
             source, run_id = parse_choice(choice)
             run, count = self.context.run(run_id, source), check_count(count, self.context)
+            check_mixture(self.context, choice, checkpoint, owner_of(visitor, request))
             known = load_prompts(run.config.test_prompts)
             prompts = [known[i % len(known)] for i in range(count)]
             seeds = [10_000 + i for i in range(count)]
@@ -155,13 +158,15 @@ class CompareTab:
         pairs = views.Pairs(base, tuned, prompts, seeds, "base model", checkpoint or "newest checkpoint")
         return self._fill(run, pairs, method, note(f"{count} test prompts drawn with base and checkpoint.", "good"))
 
-    def evaluate_now(self, choice: str | None, checkpoint: str | None, count: float, method: str) -> tuple[Any, ...]:
+    def evaluate_now(self, choice: str | None, checkpoint: str | None, count: float, method: str, visitor: Any = None, request: gr.Request | None = None) -> tuple[Any, ...]:
         """Judge the checkpoint against the base on test prompts, and show the result; the run's folder keeps it."""
         try:
             source, run_id = parse_choice(choice)
             if source == "demo":
                 raise InputError("a recorded run keeps the evaluation it came with: evaluate one of your own")
             run, count = self.context.run(run_id, source), check_count(count, self.context)
+            if not self.context.manager.may_steer(run_id, owner_of(visitor, request)):  # it replaces the evaluation that the run has
+                raise InputError(FOREIGN)
             evaluate(self.context, run, checkpoint, max(count, 4))
         except InputError as error:
             return *(gr.skip() for _ in self.outputs[2:]), note(str(error), "bad")

@@ -9,7 +9,8 @@ import numpy as np
 
 from backend.config import make_config
 from backend.errors import InputError
-from backend.runs import Run
+from backend.runs import Owner, Run
+from components.attach import parse_choice
 from components.context import PageContext
 
 MAX_PROMPT = 4000
@@ -49,6 +50,24 @@ def unknown_words(prompt: str) -> list[str]:
     known = {word.lower() for phrase in VOCABULARY for word in phrase.split()}
     words = [w.strip(".,;:!?\"'()").lower() for w in prompt.split()]
     return list(dict.fromkeys(w for w in words if w and w not in known))
+
+
+def check_mixture(context: PageContext, choice: Any, checkpoint: str | None, owner: Owner | None) -> None:
+    """Refuse a mixture, as `best+last`, to who may not steer the run: mixing writes into its folder.
+
+    Args:
+        context: knows the owners.
+        choice: `source/id` of the run.
+        checkpoint: name of a checkpoint, or several joined by +.
+        owner: who asks.
+
+    Raises:
+        InputError: not the run's owner, or a recorded run on a server that others can reach.
+    """
+    source, run_id = parse_choice(choice)
+    mine = not context.manager.require_token or (source == "runs" and context.manager.may_steer(run_id, owner))
+    if "+" in (checkpoint or "") and not mine:
+        raise InputError(f"checkpoint {checkpoint!r} mixes several, which writes into the run's folder: only its owner may; choose one checkpoint")
 
 
 def draw_pair(

@@ -9,7 +9,8 @@ import gradio as gr
 from backend.errors import InputError
 from components.attach import parse_choice, run_choices
 from components.context import PageContext
-from components.drawing import BASE, MAX_PROMPT, check_count, check_prompt, checkpoint_choices, draw_pair, unknown_words
+from components.drawing import BASE, MAX_PROMPT, check_count, check_mixture, check_prompt, checkpoint_choices, draw_pair, unknown_words
+from components.login import user_of
 from components.markup import note, text
 from components.pictures import write_pngs
 
@@ -84,7 +85,9 @@ class GenerateTab:
         found = checkpoint_choices(run)
         return gr.Dropdown(choices=found, value=found[0][1] if found else None, visible=True), run.config.guidance_scale
 
-    def generate(self, prompt: str, model: str = "", checkpoint: str | None = None, seed: float = 0, count: float = 4, guidance: float | None = None) -> tuple[Any, Any, str]:
+    def generate(
+        self, prompt: str, model: str = "", checkpoint: str | None = None, seed: float = 0, count: float = 4, guidance: float | None = None, request: gr.Request | None = None
+    ) -> tuple[Any, Any, str]:
         """Base and tuned images of one prompt; the seeds are consecutive."""
         try:
             prompt, count = check_prompt(prompt), check_count(count, self.context)
@@ -94,6 +97,7 @@ class GenerateTab:
             if model:
                 source, run_id = parse_choice(model)
                 run = self.context.run(run_id, source)
+                check_mixture(self.context, model, checkpoint, user_of(request))  # a browser's token is no argument of this endpoint
             seeds = [(int(seed or 0) + i) % 2**31 for i in range(count)]
             base, tuned = draw_pair(self.context, run, checkpoint or None, [prompt] * count, seeds, guidance)
         except InputError as error:

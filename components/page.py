@@ -38,7 +38,7 @@ def build(context: PageContext) -> gr.Blocks:
             gr.HTML(note(context.settings.sentence(), "warn"), elem_id="demo-note", elem_classes="plain-html")
         if context.settings.space_login:
             gr.LoginButton(size="sm", elem_id="login")
-        train, compare, generate, reference = TrainTab(context, view, visitor), CompareTab(context, view), GenerateTab(context), ReferenceTab(context, library)
+        train, compare, generate, reference = TrainTab(context, view, visitor), CompareTab(context, view, visitor), GenerateTab(context), ReferenceTab(context, library)
         runs = RunsTab(context, train)
         with gr.Tabs(selected="train", elem_id="tabs") as runs.tabs:
             with gr.Tab("Train", id="train"):

@@ -1,0 +1,55 @@
+"""Compare, Generate and Reference: who may write into a run's folder, and what the tabs offer each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from backend.runs import set_owner
+from backend.training.manager import FOREIGN
+from components import compare_tab, generate_tab
+from components.compare_tab import CompareTab
+from components.context import PageContext
+from components.generate_tab import GenerateTab
+from tests.components.fake_run import write_fake_run
+
+
+def compare_of(context: PageContext) -> CompareTab:
+    with gr.Blocks():
+        tab = CompareTab(context, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
+        tab.build()
+    return tab
+
+
+def test_only_the_owner_replaces_a_runs_evaluation(guarded: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, evaluated = write_fake_run(guarded.store.root, 3), []
+    set_owner(run, "mine")
+    monkeypatch.setattr(compare_tab, "evaluate", lambda *args: evaluated.append(args[1].id))
+    tab = compare_of(guarded)
+    for visitor in (None, {}, {"owner": "another"}):
+        assert FOREIGN in tab.evaluate_now(f"runs/{run.id}", None, 4, "pca", visitor)[-1] and not evaluated
+    tab.evaluate_now(f"runs/{run.id}", None, 4, "pca", {"owner": "mine"})
+    assert evaluated == [run.id]
+
+
+def test_only_who_may_steer_a_run_mixes_checkpoints_into_its_folder(guarded: PageContext, context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, drawn = write_fake_run(guarded.store.root, 3), []
+    set_owner(run, "mine")
+
+    def draw_pair(context: PageContext, run: Any, checkpoint: str | None, *others: Any) -> Any:
+        drawn.append(checkpoint)
+        raise ValueError("drawn")
+
+    monkeypatch.setattr(compare_tab, "draw_pair", draw_pair)
+    monkeypatch.setattr(generate_tab, "draw_pair", draw_pair)
+    choice, tab = f"runs/{run.id}", compare_of(guarded)
+    recorded = f"demo/{guarded.demo.newest().id}"
+    assert "only its owner" in tab.draw_now(choice, "best+last", 4, "pca", {"owner": "another"})[-1]
+    assert "only its owner" in tab.draw_now(recorded, "best+last", 4, "pca", {"owner": "mine"})[-1]
+    assert "only its owner" in GenerateTab(guarded).generate("craters", choice, "best+last")[-1] and not drawn
+    for allowed, checkpoint, visitor in ((guarded, "best+last", {"owner": "mine"}), (guarded, "best", {}), (context, "best+last", {})):
+        with pytest.raises(ValueError, match="drawn"):
+            compare_of(allowed).draw_now(choice, checkpoint, 4, "pca", visitor)
+    assert drawn == ["best+last", "best", "best+last"]
