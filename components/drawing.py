@@ -73,15 +73,15 @@ def check_mixture(context: PageContext, choice: Any, checkpoint: str | None, own
 def draw_pair(
     context: PageContext, run: Run | None, checkpoint: str | None, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Base and tuned images of the same prompts and seeds, uint8 [N, h, w, 3] each; tuned is None for the base alone.
+    """Base and tuned images of the same prompts, seeds and settings (those in force at the checkpoint), uint8 [N, h, w, 3] each; tuned is None for the base alone.
 
     Raises:
         InputError: no checkpoint, no weights, or a prompt that cannot be drawn.
     """
     with context.manager.device("generate"):
-        from backend.evaluation.generate import generate_images
+        from backend.evaluation.generate import config_at, find_checkpoint, generate_images
 
-        config = run.config if run is not None else make_config(context.default_values())
+        config = config_at(run, find_checkpoint(run, checkpoint)) if run is not None else make_config(context.default_values())
         generate = context.on_device(generate_images)
         base = generate(prompts, seeds, config=config, guidance=guidance)
         tuned = generate(prompts, seeds, run=run, checkpoint=checkpoint, guidance=guidance) if run is not None else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 
+from backend.evaluation import generate
 from backend.runs import set_owner
 from backend.training.manager import FOREIGN
-from components import compare_tab, generate_tab
+from components import compare_tab, drawing, generate_tab
 from components.compare_tab import CompareTab
 from components.context import PageContext
 from components.generate_tab import GenerateTab
@@ -53,3 +56,23 @@ def test_only_who_may_steer_a_run_mixes_checkpoints_into_its_folder(guarded: Pag
         with pytest.raises(ValueError, match="drawn"):
             compare_of(allowed).draw_now(choice, checkpoint, 4, "pca", visitor)
     assert drawn == ["best+last", "best", "best+last"]
+
+
+def test_base_and_tuned_are_drawn_with_the_settings_in_force_at_the_checkpoint(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_fake_run(context.store.root, 3)
+    for episode, live in ((1, {}), (2, {"guidance_scale": 3.5})):
+        folder = run.checkpoints_dir / f"episode_{episode:06d}"
+        folder.mkdir()
+        (folder / "trainer.json").write_text(json.dumps({"progress": {"live": live}}))
+    seen = []
+
+    def draw(backbone: Any, policy: Any, prompts: Any, seeds: Any, steps: int, guidance: float, **others: Any) -> np.ndarray:
+        seen.append(guidance)
+        return np.zeros((1, 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(generate, "draw", draw)
+    for name in ("open_backbone", "load_policy", "ConstantPolicy"):
+        monkeypatch.setattr(generate, name, lambda *args: None)
+    for checkpoint in (None, "1"):
+        drawing.draw_pair(context, run, checkpoint, ["craters"], [0])
+    assert seen == [3.5, 3.5, run.config.guidance_scale, run.config.guidance_scale]
