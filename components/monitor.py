@@ -170,7 +170,7 @@ class Monitor:
         return latest | {name: feed.versions[name] for name in (*SHOWN, "knobs")} | {"buttons": buttons}
 
     def _buttons(self, state: str, mine: bool, status: dict[str, Any]) -> list[Any]:
-        resume = state in RESUMABLE or state == "paused"
+        resume = state in RESUMABLE or state == "paused" or status.get("requested") == "pause"
         stopping = status.get("requested") == "stop" or state == "stopping"
         enabled = {
             "pause": mine and not stopping and (resume or state in {"running", "starting"}),
@@ -202,7 +202,8 @@ class Monitor:
                 if view["source"] != "runs" or not view["run"]:
                     raise InputError("this is a recorded run: start one of your own to steer it")
                 if name == "pause":
-                    resume = self.context.store.effective_state(self.context.run(view["run"])) in RESUMABLE | {"paused"}
+                    pausing = manager.status(view["run"])["requested"] == "pause"
+                    resume = pausing or self.context.store.effective_state(self.context.run(view["run"])) in RESUMABLE | {"paused"}
                     (manager.resume if resume else manager.pause)(view["run"], owner)
                     return note("Resume requested." if resume else "Pause requested: it holds after the present step.")
                 action = {"stop": manager.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]

@@ -81,6 +81,14 @@ def read_request(path: Path) -> Request:
     return Request(path.name, kind, payload)
 
 
+def asked_of(folder: Path) -> str:
+    """What the requests that wait would have a run do: "stop", "pause", or nothing. A trainer in a long call has not read them yet."""
+    kinds = [request.kind for request in pending_requests(folder) if request.kind in ("stop", "pause", "resume")]
+    if "stop" in kinds:
+        return "stop"
+    return "pause" if kinds and kinds[-1] == "pause" else ""
+
+
 def remove_request(folder: Path, request: Request) -> None:
     """Take an answered request away; a folder in its place is only removed when empty."""
     path = folder / request.file

@@ -13,7 +13,7 @@ from typing import Any
 from backend.config import TrainConfig, make_config, read_config_file
 from backend.errors import InputError
 from backend.runs import tables
-from backend.runs.control import send_request
+from backend.runs.control import asked_of, send_request
 from backend.runs.events import read_events
 from backend.runs.files import read_json
 from backend.runs.status import Status, read_status
@@ -171,6 +171,10 @@ class Run:
     def request(self, kind: str, payload: dict[str, Any] | None = None) -> str:
         """Leave a request for the run's process; returns its id (see `backend.runs.control`)."""
         return send_request(self.control_dir, kind, payload)
+
+    def asked(self) -> str:
+        """ "stop" or "pause" where such a request waits to be read, else nothing."""
+        return asked_of(self.control_dir)
 
     def config_text(self) -> str:
         """The settings as a JSON document that can be loaded again, without the machine's record."""

@@ -298,7 +298,7 @@ class EpisodeLoop:
     def _show_waiting(self, what: str) -> None:
         state = self.recorder.status.state
         if what == "paused" and state == "running":
-            self.recorder.state("paused", phase="", message="paused on request")
+            self.recorder.state("paused", phase="", requested="", message="paused on request")
         elif what == "lent" and self.recorder.status.phase != LENT:
             self.recorder.writer.update(phase=LENT)
         elif not what and self.recorder.status.phase == LENT:

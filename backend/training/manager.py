@@ -119,7 +119,7 @@ class Manager:
         """
         run = self._steerable(run_id, token)
         state = self.store.effective_state(run)
-        if state == "paused" or (state == "running" and run.status().requested == "pause"):
+        if state == "paused" or self._requested(run, state) == "pause":
             run.request("resume")
             return "going on"
         if state in LIVE:
@@ -252,7 +252,7 @@ class Manager:
         return [QueueEntry(run_id, place, "running" if place == 0 else "queued") for place, run_id in enumerate(self.host.ids(), first)]
 
     def status(self, run_id: str) -> dict[str, Any]:
-        """A run's status with what only this process knows: `effective_state`, `place`, `waiting`, `hosted_here`."""
+        """A run's status with what only this process knows: `effective_state`, `place`, `waiting`, `hosted_here`; `requested` counts what still waits to be read."""
         run = self.store.get(run_id)
         status = run.status()
         state = self.store.liveness.effective_state(str(run.path), status)
@@ -263,11 +263,16 @@ class Manager:
             state = "interrupted"
         return {
             **status.to_dict(),
+            "requested": self._requested(run, state),
             "effective_state": state,
             "place": place,
             "waiting": self._why_waiting(place, status.phase) or self.host.sentences.get(run_id, ""),
             "hosted_here": place is not None,
         }
+
+    def _requested(self, run: Run, state: str) -> str:
+        """ "stop" or "pause" where a live run was asked for it and has not obeyed yet."""
+        return (run.asked() or run.status().requested) if state in LIVE else ""
 
     def _why_waiting(self, place: int | None, phase: str) -> str:
         if not place:

@@ -71,7 +71,10 @@ class Recorder:
         self.event("alert", message=message, episode=self.status.episode, **content)
 
     def acknowledge(self, request: Request, accepted: bool, message: str) -> None:
-        """Answer a request."""
+        """Answer a request; what was asked stays in the status until it is done."""
+        requested = {"stop": "stop", "pause": "pause", "resume": ""}.get(request.kind)
+        if accepted and requested is not None and self.status.requested not in ("stop", requested):
+            self.writer.update(requested=requested)
         self.event("acknowledgement", request=request.id, request_kind=request.kind, accepted=accepted, message=redact(message)[:500])
 
     def log(self, text: str) -> None:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from backend.runs import set_owner
-from components import files
+from components import feed, files
 from components.attach import attach, greet, parse_choice, run_choices, view_of
 from components.audience import Audience
 from components.context import PageContext
@@ -175,6 +175,23 @@ def test_a_change_of_state_leaves_what_is_being_typed_into_a_knob(context: PageC
     set_status(run, state="stopped")
     _, sent = look(monitor, view, seen)
     assert sent["pause"]["value"] == "Resume" and not set(monitor.knobs) & set(sent)
+
+
+def test_force_stop_is_offered_to_a_run_that_has_not_read_its_stop_and_a_pause_can_be_taken_back(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "FORCE_AFTER_SECONDS", 0)
+    monkeypatch.setattr(context.manager.host, "ids", lambda: [run.id])
+    run = write_fake_run(context.store.root, 3, state="running")
+    monitor, view = monitor_of(context), view_of(run.id, "runs")
+    run.request("pause")
+    _, sent = look(monitor, view)
+    assert sent["pause"]["value"] == "Resume" and sent["stop"]["interactive"]
+    assert "Resume requested" in monitor._control("pause")(view, None)
+    _, sent = look(monitor, view)
+    assert sent["pause"]["value"] == "Pause" and not sent["force"]["visible"]
+    assert "Stop requested" in monitor._control("stop")(view, None)
+    look(monitor, view)
+    _, sent = look(monitor, view)
+    assert sent["force"]["visible"] and sent["force"]["interactive"] and not sent["stop"]["interactive"]
 
 
 def test_deleted_run_leaves_a_sentence(context: PageContext) -> None:

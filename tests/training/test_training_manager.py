@@ -1,5 +1,6 @@
 """The queue, tokens, limits, executors, the device lease, and two servers on one folder."""
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from backend.errors import InputError
 from backend.runs import RunStore, new_owner
+from backend.runs.status import StatusWriter
 from backend.training.lease import DeviceLease
 from backend.training.limits import Limits
 from backend.training.manager import Manager
@@ -233,6 +235,49 @@ def test_a_stop_that_meets_a_run_just_leaving_the_queue_is_obeyed(manager, monke
     go_on.set()
     assert manager.wait_until_idle(60)
     assert state(manager, run_id) == "stopped" and manager.status(run_id)["episode"] == 0
+
+
+def test_what_a_trainer_in_a_long_call_has_not_read_yet_is_told_and_a_pause_can_be_withdrawn(store):
+    loading, go_on = threading.Event(), threading.Event()
+
+    def build(config, say):
+        loading.set()
+        assert go_on.wait(60)
+        return fake_build(step_seconds=0.001)(config, say)
+
+    manager = Manager(store, build=build)
+    run_id, token = manager.start(LONG)
+    assert loading.wait(60) and manager.status(run_id)["requested"] == ""
+    manager.pause(run_id, token)
+    assert manager.status(run_id)["requested"] == "pause"
+    assert manager.resume(run_id, token) == "going on" and manager.status(run_id)["requested"] == ""
+    go_on.set()
+    wait_for(lambda: manager.status(run_id)["episode"] >= 2)
+    manager.pause(run_id, token)
+    wait_for(lambda: state(manager, run_id) == "paused")
+    assert manager.status(run_id)["requested"] == "", "it has been obeyed"
+    manager.stop(run_id, token)
+    assert manager.wait_until_idle(60) and manager.status(run_id)["requested"] == ""
+    assert manager.shutdown(60)
+
+
+def test_a_pause_that_was_read_stands_in_the_status_until_the_episode_ends(manager, store):
+    run_id, token = manager.start({**LONG, "num_inference_steps": 1000})
+    wait_for(lambda: manager.status(run_id)["step"] >= 1)
+    manager.pause(run_id, token)
+    wait_for(lambda: not list(store.get(run_id).control_dir.iterdir()))
+    wait_for(lambda: store.get(run_id).status().requested == "pause" or state(manager, run_id) == "paused")
+    assert manager.status(run_id)["requested"] == "pause" and state(manager, run_id) == "running"
+    assert manager.resume(run_id, token) == "going on"
+    wait_for(lambda: manager.status(run_id)["requested"] == "" and not list(store.get(run_id).control_dir.iterdir()))
+    manager.stop(run_id, token)
+
+
+def test_a_run_killed_while_it_stopped_is_not_shown_as_stopping(manager, store):
+    run_id, token, _ = stopped_midway(manager)
+    run = store.get(run_id)
+    StatusWriter(run.status_path, dataclasses.replace(run.status(), state="stopping", requested="stop", pid=2**22 + 1)).update()
+    assert state(manager, run_id) == "interrupted" and manager.status(run_id)["requested"] == ""
 
 
 def test_a_stop_for_the_dead_process_does_not_stop_the_one_that_takes_over(manager, store):
