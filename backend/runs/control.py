@@ -45,6 +45,7 @@ def send_request(folder: Path, kind: str, payload: dict[str, Any] | None = None)
         raise InputError(f"unknown request {kind!r}: choose one of {', '.join(REQUESTS)}")
     name = uuid.uuid4().hex
     try:
+        folder.mkdir(exist_ok=True)  # a run that came out of a zip has none; without its parent there is no run
         write_json(folder / f"{name}.json", {"kind": kind, "payload": payload or {}})
     except OSError as error:
         raise InputError(f"the request {kind} could not be left in {folder.parent.name} ({error.strerror}): is the run's folder there and writable?") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.runs import TABLES, Run
 from backend.runs.control import drop_requests
+from backend.runs.run import FOLDERS
 from backend.runs.tables import cut_after
 from backend.training.checkpoint import newest_sound, sweep
 
@@ -32,6 +33,8 @@ class Beginning:
 
 def begin(run: Run) -> Beginning:
     """Prepare a run's folder for a new attempt: readers that see the new attempt's number find only rows up to the checkpoint."""
+    for folder in FOLDERS:
+        (run.path / folder).mkdir(exist_ok=True)  # empty folders do not survive a zip
     sweep(run)
     found = newest_sound(run)
     start = Beginning()

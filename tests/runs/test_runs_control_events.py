@@ -27,7 +27,7 @@ def test_an_unknown_request_is_refused_before_it_is_left(tmp_path):
     with pytest.raises(InputError, match="unknown request 'explode'"):
         send_request(tmp_path, "explode")
     with pytest.raises(InputError, match="could not be left"):
-        send_request(tmp_path / "gone", "stop")
+        send_request(tmp_path / "gone" / "control", "stop")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """The queue, tokens, limits, executors, the device lease, and two servers on one folder."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import threading
@@ -271,6 +272,23 @@ def test_a_pause_that_was_read_stands_in_the_status_until_the_episode_ends(manag
     assert manager.resume(run_id, token) == "going on"
     wait_for(lambda: manager.status(run_id)["requested"] == "" and not list(store.get(run_id).control_dir.iterdir()))
     manager.stop(run_id, token)
+
+
+def test_an_unzipped_run_resumes_saves_and_is_steered(manager, store, tmp_path):
+    run_id, _, _ = stopped_midway(manager)
+    archive = store.zip(run_id, tmp_path, checkpoints=False)
+    other = RunStore(tmp_path / "elsewhere")
+    shutil.unpack_archive(archive, other.root)
+    again = Manager(other, build=fake_build(step_seconds=0.001))
+    run = other.get(run_id)
+    assert not run.control_dir.exists() and not run.checkpoints_dir.exists()
+    assert run.request("stop") and "were dropped" in again.resume(run_id)
+    wait_for(lambda: state(again, run_id) == "running")
+    again.pause(run_id)
+    wait_for(lambda: state(again, run_id) == "paused")
+    again.stop(run_id)
+    assert again.wait_until_idle(60) and again.shutdown(60)
+    assert run.checkpoints()[-1].episode == run.status().episode and run.status().error == ""
 
 
 def test_a_run_killed_while_it_stopped_is_not_shown_as_stopping(manager, store):
