@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if importlib.util.find_spec("spaces"):
@@ -15,6 +20,9 @@ from backend.config import load_plugins  # noqa: E402
 from backend.errors import InputError  # noqa: E402
 from components.context import PageContext  # noqa: E402
 from components.page import build, launch_settings  # noqa: E402
+
+SAVING_SECONDS = 40.0  # for the run's last checkpoint
+LEAVING_SECONDS = 10.0  # for a drawing or an evaluation in hand; with gradio's own 5 s the page ends within a minute
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,9 +52,55 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     page = build(context)
     page.queue(max_size=64)
-    page.launch(server_name=given.host, server_port=given.port, **settings)
+    with ended_by_signals():
+        try:
+            page.launch(server_name=given.host, server_port=given.port, **settings)
+        except KeyboardInterrupt:
+            pass  # it came while the page was opening
+        finally:
+            leave(context)
     return 0
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM interrupt the main thread once; the second ends the process at once."""
+    asked = 0
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            print("ended at once: Resume goes on from the newest checkpoint", flush=True)
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave(context: PageContext) -> None:
+    """End what trains here with a checkpoint, and say so."""
+    run_id = context.manager.active()
+    if run_id:
+        print(f"run {run_id} is stopping: its checkpoint is written first, for at most {SAVING_SECONDS:.0f} s (Ctrl-C ends at once)", flush=True)
+    ended = context.manager.shutdown(SAVING_SECONDS)
+    if run_id:
+        status = context.store.get(run_id).status()
+        said = f"stopped after {status.episode} of {status.total} episodes" if ended else f"has not ended within {SAVING_SECONDS:.0f} s"
+        print(f"run {run_id} {said}: Resume goes on from its newest checkpoint", flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    late = threading.Timer(LEAVING_SECONDS, os._exit, (status,))
+    late.daemon = True
+    late.start()
+    sys.exit(status)
