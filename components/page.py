@@ -50,7 +50,7 @@ def build(context: PageContext) -> gr.Blocks:
             with gr.Tab("Runs", id="runs") as runs_page:
                 runs.build()
             with gr.Tab("Reference", id="reference") as reference_page:
-                reference.build()
+                reference.build(train.fields["reference"])
             with gr.Tab("Help", id="help"):
                 help_tab.build()
         runs_page.select(runs.refresh, None, runs.lists, queue=False, **PRIVATE)
@@ -58,6 +58,7 @@ def build(context: PageContext) -> gr.Blocks:
         reference_page.select(reference.show, reference.which, [reference.summary, reference.spread], **PRIVATE)
         reference_page.select(reference_draw, None, reference.render_outputs, inputs_kwargs=reference.render_inputs, **PRIVATE)
         page.load(_arrive(context), visitor, [view, visitor, train.monitor.parts["choice"]], queue=False, **PRIVATE)
+        page.load(reference.offer, None, reference.lists, queue=False, **PRIVATE)
         Endpoints(context).register()
     return page
 

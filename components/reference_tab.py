@@ -38,8 +38,13 @@ class ReferenceTab:
     def __init__(self, context: PageContext, library: ReferenceLibrary) -> None:
         self.context, self.library = context, library
 
-    def build(self) -> None:
-        """Lay out and wire the tab."""
+    def build(self, field: gr.Dropdown) -> None:
+        """Lay out and wire the tab.
+
+        Args:
+            field: where the Train tab's form chooses its set; an imported one is offered there too.
+        """
+        self.field = field
         self.which = gr.Dropdown(choices=list(self.library.sets()), value="default", label="Reference set", elem_id="reference-set", interactive=True)
         self.summary = gr.HTML(elem_id="reference-summary", elem_classes="plain-html")
         self.spread = figure(pictures=True, elem_id="reference-spread")
@@ -51,6 +56,15 @@ class ReferenceTab:
             with gr.Accordion("Import your own images", open=False, elem_id="import-box"):
                 self._build_import()
         self.which.change(self.show, self.which, [self.summary, self.spread], **PRIVATE)
+
+    @property
+    def lists(self) -> list[Any]:
+        """What `offer` fills."""
+        return [self.which, self.field]
+
+    def offer(self) -> tuple[Any, Any]:
+        """The sets that there are now, here and in the form; what is chosen stays chosen."""
+        return gr.Dropdown(choices=list(self.library.sets())), gr.Dropdown(choices=self.context.trusted_choices("reference"))
 
     def show(self, name: str) -> tuple[str, Any]:
         """Label, statistics and all images of a set."""
@@ -118,20 +132,19 @@ class ReferenceTab:
             near = gr.Checkbox(label="Leave out near duplicates", min_width=160)
         button = gr.Button("Import", size="md", elem_id="import-start")
         report = gr.HTML(elem_id="import-report", elem_classes="plain-html")
-        button.click(self.import_set, [files, folder, name, size, near], [report, self.which], api_visibility="private", show_progress="minimal", show_progress_on=report)
+        button.click(self.import_set, [files, folder, name, size, near], [report, *self.lists], api_visibility="private", show_progress="minimal", show_progress_on=report)
 
-    def import_set(self, files: list[str] | None, folder: list[str] | None, name: str, size: float, near: bool) -> tuple[str, Any]:
-        """Import what was uploaded and show the report."""
+    def import_set(self, files: list[str] | None, folder: list[str] | None, name: str, size: float, near: bool) -> tuple[str, Any, Any]:
+        """Import what was uploaded, show the report and offer the set."""
         if self.context.settings.public_demo:
-            return note("Importing is off on a public demo: run CraterLab on your own machine.", "warn"), gr.skip()
+            return note("Importing is off on a public demo: run CraterLab on your own machine.", "warn"), gr.skip(), gr.skip()
         try:
             made, lines = self.library.import_files([*(files or []), *(folder or [])], (name or "").strip(), int(size or 0), bool(near))
         except InputError as error:
-            return note(str(error), "bad"), gr.skip()
+            return note(str(error), "bad"), gr.skip(), gr.skip()
         listed = "".join(f"<li>{text(line)}</li>" for line in lines[:200])
-        return note(f"Imported as {made!r}; choose it under Reference set on the Train tab.", "good") + f'<ul class="caption">{listed}</ul>', gr.Dropdown(
-            choices=list(self.library.sets()), value=made
-        )
+        report = note(f"Imported as {made!r}; choose it under Reference set on the Train tab.", "good") + f'<ul class="caption">{listed}</ul>'
+        return report, gr.Dropdown(choices=list(self.library.sets()), value=made), self.offer()[1]
 
 
 def draw(seed: float | None = 0, **values: Any) -> tuple[np.ndarray | None, str]:

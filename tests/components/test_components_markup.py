@@ -71,8 +71,8 @@ def test_hostile_names_metadata_and_captions_of_an_import_are_clean(context: Pag
         archive.writestr(f"{EVIL}.png", b"no picture")
         archive.writestr("captions.csv", "file,caption\n" + rows.getvalue())
     tab = ReferenceTab(context, context.references)
-    report, _ = tab.import_set([str(tmp_path / "mine.zip")], None, "mine", 64, False)
-    refused, _ = tab.import_set([str(tmp_path / "mine.zip")], None, EVIL, 64, False)
+    report, *_ = tab.import_set([str(tmp_path / "mine.zip")], None, "mine", 64, False)
+    refused, *_ = tab.import_set([str(tmp_path / "mine.zip")], None, EVIL, 64, False)
     shown, _ = tab.show("mine")
     assert "Imported as" in report and "note-bad" in refused
     for html in (report, refused, shown):

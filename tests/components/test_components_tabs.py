@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend.evaluation import generate
 from backend.runs import set_owner
@@ -15,7 +17,9 @@ from backend.training.manager import FOREIGN
 from components import compare_tab, drawing, generate_tab
 from components.compare_tab import CompareTab
 from components.context import PageContext
+from components.form import widget
 from components.generate_tab import GenerateTab
+from components.reference_tab import ReferenceTab
 from tests.components.fake_run import write_fake_run
 
 
@@ -76,3 +80,20 @@ def test_base_and_tuned_are_drawn_with_the_settings_in_force_at_the_checkpoint(c
     for checkpoint in (None, "1"):
         drawing.draw_pair(context, run, checkpoint, ["craters"], [0])
     assert seen == [3.5, 3.5, run.config.guidance_scale, run.config.guidance_scale]
+
+
+def test_an_imported_set_can_be_chosen_in_the_form_at_once_and_after_a_reload(context: PageContext, tmp_path: Path) -> None:
+    generator, files = np.random.default_rng(0), [str(tmp_path / f"{i}.png") for i in range(3)]
+    for file in files:
+        Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file)
+    with gr.Blocks():
+        field = widget("reference", context, context.default_values()["reference"])
+        tab = ReferenceTab(context, context.references)
+        tab.build(field)
+    report, shown, offered = tab.import_set(files, None, "mine", 64, False)
+    folder = str(context.references.folder("mine"))
+    assert "Imported as" in report and shown.value == "mine"
+    assert folder in [c[1] for c in offered.choices] and folder not in [c[1] for c in field.choices]
+    here, there = tab.offer()
+    assert [c[1] for c in here.choices] == ["default", "mine"] and folder in [c[1] for c in there.choices] and tab.lists == [tab.which, field]
+    context.check_trusted({"reference": folder})
