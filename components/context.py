@@ -72,7 +72,8 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         public = environ.get("CRATER_PUBLIC_DEMO", "1" if environ.get("SPACE_ID") else "") == "1"
-        reachable = environ.get("GRADIO_SERVER_NAME", "") not in LOOPBACK
+        shared = environ.get("GRADIO_SHARE", "").lower() == "true"  # as gradio reads it: a public link to this machine
+        reachable = shared or environ.get("GRADIO_SERVER_NAME", "") not in LOOPBACK
         return cls(
             public_demo=public,
             require_token=public or reachable or bool(environ.get("CRATER_AUTH")) or environ.get("CRATER_REQUIRE_TOKEN") == "1",

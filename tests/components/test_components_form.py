@@ -129,6 +129,8 @@ def test_settings_read_the_environment() -> None:
     assert public.public_demo and public.require_token and public.max_episodes == 5 and "5 episodes" in public.sentence()
     assert Settings.from_environment({"GRADIO_SERVER_NAME": "0.0.0.0"}).require_token, "a page that others can reach must ask for the token"
     assert not Settings.from_environment({"GRADIO_SERVER_NAME": "127.0.0.1"}).require_token
+    assert Settings.from_environment({"GRADIO_SHARE": "True"}).require_token, "gradio opens a public link"
+    assert not Settings.from_environment({"GRADIO_SHARE": "False"}).require_token
     with pytest.raises(InputError, match="CRATER_MAX_QUEUE"):
         Settings.from_environment({"CRATER_MAX_QUEUE": "many"})
 
