@@ -17,6 +17,7 @@ from backend.training.live import validate_change
 
 POLL_SECONDS = 0.1  # looking into a folder takes 20 microseconds here, on a network share a few milliseconds
 LOAN_SECONDS = 600.0  # longest loan of the device to another process
+OF_EPISODES = ("pause", "save_now", "sample_now", "change")  # nothing obeys them after the last one
 
 
 class Control:
@@ -33,6 +34,7 @@ class Control:
         self.config: TrainConfig = run.config
         self.paused = False
         self.stopping = False
+        self.over = False
         self.save_now = False
         self.sample_now = False
         self.changes: list[dict[str, Any]] = []
@@ -68,6 +70,8 @@ class Control:
     def _take(self, request: Request) -> tuple[bool, str]:
         if request.refusal:
             return False, f"request {request.file[:60]!r} {request.refusal}"
+        if self.over and request.kind in OF_EPISODES:
+            return False, f"{request.kind.replace('_', ' ')} came after the last episode: its checkpoint and sample are written, only the evaluation is left, and Stop ends that"
         if request.kind == "stop":
             self.stopping = True
             return True, "stopping: the episode in hand is left, a checkpoint is written"
@@ -107,6 +111,12 @@ class Control:
         with self._lock:
             taken, self.changes = self.changes, []
         return taken
+
+    def end(self) -> list[str]:
+        """After the last episode: refuse from now on what only episodes obey; returns what was accepted and cannot be done any more."""
+        left = [f"{change['field']} stays {change['old']}" for change in self.take_changes()] + ["the pause is not held"] * self.paused
+        self.over, self.paused = True, False
+        return [f"{sentence}: it was asked for in the last episode, and no other follows" for sentence in left]
 
     def turnover(self) -> bool:
         """Between two episodes: give the device to whoever waits for it, and wait while paused.

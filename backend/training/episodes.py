@@ -97,6 +97,8 @@ class EpisodeLoop:
             self.recorder.state("stopping", requested="stop", message="writing a checkpoint")
             self.save()
             return False
+        for sentence in self.control.end():
+            self.recorder.alert(sentence)
         if self.saved_at != self.progress.episode:
             self.save()
         return True

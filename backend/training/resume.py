@@ -10,6 +10,8 @@ from backend.runs.control import drop_requests
 from backend.runs.run import FOLDERS
 from backend.runs.tables import cut_after
 from backend.training.checkpoint import newest_sound, sweep
+from backend.training.control import Control
+from backend.training.recorder import Recorder
 
 
 @dataclass
@@ -54,6 +56,12 @@ def begin(run: Run) -> Beginning:
         )
     start.changes = recorded_changes(run, start.episode + 1)
     return start
+
+
+def leave_changes(control: Control, recorder: Recorder) -> None:
+    """Record live changes that were accepted and that no episode has taken as changes of the next one, so that a resumed run applies them."""
+    for change in control.take_changes():
+        recorder.event("change", episode=recorder.status.episode + 1, **change)
 
 
 def recorded_changes(run: Run, from_episode: int) -> dict[int, list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from backend.runs.takeover import claim_attempt
 from backend.training.control import Control
 from backend.training.episodes import EpisodeLoop
 from backend.training.recorder import Recorder, RunLost
-from backend.training.resume import begin
+from backend.training.resume import begin, leave_changes
 from backend.training.session import Session, build_session
 from backend.training.trackers import track
 
@@ -80,6 +80,7 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
             recorder.alert(sentence)
         loop = EpisodeLoop(config, run, control, recorder, session, cut)
         finished = loop.run()
+        leave_changes(control, recorder)
         if finished:
             _evaluate(config, run, control, recorder, session.device)
         state = "completed" if finished else "stopped"
@@ -89,10 +90,12 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
         recorder.state("failed", phase="", error="the disk refused: the run ended after its last checkpoint; free space and press Resume")
         raise
     except Stopped:
+        leave_changes(control, recorder)
         recorder.state("stopped", phase="", requested="", message="stopped before the first episode ended")
         return "stopped"
     except Exception as error:
         sentence = explain_failure(error, config)
+        leave_changes(control, recorder)
         recorder.log(traceback.format_exc())
         recorder.alert(sentence)
         recorder.state("failed", phase="", error=sentence, eta_seconds=None)
@@ -100,6 +103,7 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
             raise
         return "failed"
     except BaseException:
+        leave_changes(control, recorder)
         recorder.state("interrupted", phase="", eta_seconds=None, message="cut off; Resume goes on from the newest checkpoint")
         raise
     finally:

@@ -158,6 +158,74 @@ def test_rubbish_and_twenty_requests_at_once_are_all_answered(store):
     assert run.status().state == "stopped" and list(run.control_dir.iterdir()) == []
 
 
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_change_that_no_episode_took_before_the_stop_is_applied_on_resume(store, paused):
+    config = small_config(episodes=2000, sample_every=5000, save_every=5000, probe_every=0)
+    run = store.create(config)
+    control = Control(run)
+    thread = threading.Thread(target=train, args=(config, run, control), kwargs={"build": fake_build(step_seconds=0.02)}, daemon=True)
+    thread.start()
+    wait_for(lambda: run.status().episode >= 1)
+    if paused:
+        run.request("pause")
+        wait_for(lambda: run.status().state == "paused")
+    change = run.request("change", {"field": "learning_rate", "value": 0.5})
+    run.request("stop")
+    thread.join(150)
+    at = run.status().episode
+    assert answers(run)[change]["accepted"] and run.status().state == "stopped"
+    assert [(e["field"], e["value"], e["old"], e["episode"]) for e in run.events() if e["kind"] == "change"] == [("learning_rate", 0.5, 0.01, at + 1)]
+    train(config, run, StopAt(run, 60), build=fake_build())
+    rates = [float(r["learning_rate"]) for r in rows(run, "policy_updates")]
+    assert len(rates) > at and rates == [0.01] * at + [0.5] * (len(rates) - at)
+
+
+def test_a_change_while_the_model_loads_is_kept_when_the_run_is_stopped_before_its_first_episode(store):
+    config = small_config(episodes=8)
+    run = store.create(config)
+    run.request("change", {"field": "learning_rate", "value": 0.5})
+    run.request("stop")
+    assert train(config, run, build=fake_build()) == "stopped"
+    train(config, run, build=fake_build())
+    assert [float(r["learning_rate"]) for r in rows(run, "policy_updates")] == [0.5] * 8
+
+
+def test_after_the_last_episode_only_stop_is_obeyed(store, monkeypatch):
+    config = small_config(episodes=3, eval_images=8)
+    run, sent = store.create(config), {}
+
+    def evaluate(run, should_stop, **others):
+        sent.update({kind: run.request(kind, {"field": "learning_rate", "value": 0.5} if kind == "change" else None) for kind in ("pause", "save_now", "sample_now", "change")})
+        wait_for(lambda: should_stop() or set(sent.values()) <= set(answers(run)))
+
+    monkeypatch.setattr("backend.evaluation.evaluate.evaluate_run", evaluate)
+    assert train(config, run, build=fake_build()) == "completed"
+    for kind, request in sent.items():
+        answer = answers(run)[request]
+        assert not answer["accepted"] and answer["message"].startswith(f"{kind.replace('_', ' ')} came after the last episode"), answer
+    assert not [e for e in run.events() if e["kind"] == "change"]
+
+
+class Late(Control):
+    """Asks for a change and a pause as the last episode begins."""
+
+    def turnover(self):
+        going = super().turnover()
+        if self.run.status().episode == 2:
+            self.run.request("change", {"field": "learning_rate", "value": 0.5})
+            self.run.request("pause")
+        return going
+
+
+def test_what_was_asked_for_in_the_last_episode_is_said_to_be_too_late(store):
+    config = small_config(episodes=3)
+    run = store.create(config)
+    control = Late(run)
+    assert train(config, run, control, build=fake_build(step_seconds=0.05)) == "completed"
+    said = [e["message"] for e in run.events() if e["kind"] == "alert"]
+    assert len(answers(run)) == 2 and any("learning_rate stays 0.01: it was asked for in the last episode" in s for s in said) and any("pause is not held" in s for s in said)
+
+
 class Changing(Control):
     """Asks for other live settings after episode 5."""
 
