@@ -123,14 +123,9 @@ def check_caps(config: TrainConfig, context: PageContext) -> None:
     """Refuse what a public demo does not give.
 
     Raises:
-        InputError: too many episodes or images, with the cap.
+        InputError: too many episodes, images or denoising steps, with the cap.
     """
-    limits = context.settings
-    if limits.max_episodes and config.episodes > limits.max_episodes:
-        raise InputError(f"episodes = {config.episodes} is more than this server allows: give at most {limits.max_episodes}", field="episodes")
-    images = config.episodes * config.group_size
-    if limits.max_images and images > limits.max_images:
-        raise InputError(f"{images} images in all are more than this server allows: at most {limits.max_images}, lower episodes or prompts_per_group", field="episodes")
+    context.manager.limits.check_settings(config)
 
 
 def validator_for(context: PageContext, others: tuple[str, ...] = ()) -> Any:

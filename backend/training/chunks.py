@@ -17,6 +17,7 @@ from backend.training.control import Control
 
 CHUNK_SECONDS = 40.0  # of GPU time a chunk: visitors without an account have a few minutes a day
 GRACE_SECONDS = 20.0  # on top, for the episode in hand and for the checkpoint
+WAITING_SECONDS = 900.0  # a run that has waited longer has lost the visitor whose event would have trained it
 
 Chunk = Callable[[str, str], str]
 
@@ -88,6 +89,12 @@ def train_chunk(root: str, run_id: str, seconds: float = CHUNK_SECONDS, grace: f
         sentence = f"no episode fits into {seconds + grace:.0f} s on this GPU: take fewer images or steps"
     StatusWriter(run.status_path, status).update(message=sentence)
     return sentence
+
+
+def chunks_awaited(store: RunStore) -> list[str]:
+    """Ids of the runs that wait for a chunk; those that nobody came back for take no place."""
+    queued = [run for run in store.runs() if store.effective_state(run) == "queued"]
+    return [run.id for run in queued if time.time() - (run.status().updated_at or 0.0) <= WAITING_SECONDS]
 
 
 def lend_gpu(function: Callable[..., Any], seconds: float = CHUNK_SECONDS + GRACE_SECONDS) -> Callable[..., Any]:

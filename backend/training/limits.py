@@ -6,34 +6,75 @@ from dataclasses import dataclass
 
 from backend.config import TrainConfig
 from backend.errors import InputError
+from backend.training.cost import SAMPLE_IMAGES
+
+STEPS_AN_IMAGE = 40  # denoising steps in all, for each image that `max_images` allows: the cap's images and as many to measure with, at 20 steps
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of a public demo; None for no cap."""
+    """Caps of a public demo; None for no cap.
+
+    Attributes:
+        max_episodes: of a run.
+        max_images: that a run trains on; its probes, samples and evaluation may draw as many again, and both together `STEPS_AN_IMAGE` denoising steps for each.
+        max_queue: runs that wait.
+        runs_per_owner: that train or wait.
+    """
 
     max_episodes: int | None = None
     max_images: int | None = None
     max_queue: int | None = 16
     runs_per_owner: int | None = None
 
-    def check(self, config: TrainConfig, waiting: int, mine: int) -> None:
-        """Refuse a run that is beyond the caps.
+    def check_settings(self, config: TrainConfig) -> None:
+        """Refuse settings that are beyond the caps.
+
+        Raises:
+            InputError: with the cap and the way out.
+        """
+        if self.max_episodes is not None and config.episodes > self.max_episodes:
+            raise InputError(f"episodes = {config.episodes}: this server allows at most {self.max_episodes}; run your own copy for more", field="episodes")
+        if self.max_images is None:
+            return
+        images, measuring = config.episodes * config.group_size, measuring_images(config)
+        if images > self.max_images:
+            said = f"{images} images in all: this server allows at most {self.max_images}"
+            raise InputError(f"{said}; lower episodes, prompts_per_group or images_per_prompt", field="episodes")
+        if measuring > self.max_images:
+            largest = max(("eval_images", 2 * config.eval_images), ("probe_images", probed_images(config)), ("sample_every", sampled_images(config)), key=lambda part: part[1])[0]
+            said = f"{measuring} images for probes, samples and the evaluation: this server allows at most {self.max_images}"
+            raise InputError(f"{said}; lower eval_images or probe_images, or raise probe_every or sample_every", field=largest)
+        steps, most = config.num_inference_steps * (images * (1 + config.draws_twins) + measuring), STEPS_AN_IMAGE * self.max_images
+        if steps > most:
+            raise InputError(f"{steps} denoising steps in all: this server allows at most {most}; lower num_inference_steps or episodes", field="num_inference_steps")
+
+    def check_place(self, waiting: int, mine: int) -> None:
+        """Refuse a run that there is no place for.
 
         Args:
-            config: its settings.
             waiting: runs that wait in the queue.
             mine: runs of the same owner that train or wait.
 
         Raises:
             InputError: with the cap and the way out.
         """
-        if self.max_episodes is not None and config.episodes > self.max_episodes:
-            raise InputError(f"episodes = {config.episodes}: this demo allows {self.max_episodes}; run your own copy for more", field="episodes")
-        images = config.episodes * config.group_size
-        if self.max_images is not None and images > self.max_images:
-            raise InputError(f"{images} images in all: this demo allows {self.max_images}; lower episodes, prompts_per_group or images_per_prompt", field="episodes")
         if self.max_queue is not None and waiting >= self.max_queue:
             raise InputError(f"{waiting} runs wait already, and no more than {self.max_queue} may: try later")
         if self.runs_per_owner is not None and mine >= self.runs_per_owner:
             raise InputError(f"you have {mine} runs going or waiting, and this demo allows {self.runs_per_owner}: stop one first")
+
+
+def probed_images(config: TrainConfig) -> int:
+    """Images of all probes: the base's, then one each `probe_every` episodes and after the first."""
+    return config.probe_images * (2 + config.episodes // config.probe_every) if config.probe_every else 0
+
+
+def sampled_images(config: TrainConfig) -> int:
+    """Images of all samples: the base's, then one grid each `sample_every` episodes and after the last."""
+    return SAMPLE_IMAGES * (2 + config.episodes // config.sample_every)
+
+
+def measuring_images(config: TrainConfig) -> int:
+    """Images that a run draws to be measured and looked at, not to train on."""
+    return probed_images(config) + sampled_images(config) + 2 * config.eval_images

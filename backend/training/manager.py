@@ -14,7 +14,7 @@ from backend.runs.control import drop_requests
 from backend.runs.process import identity
 from backend.runs.status import StatusWriter, fresh_status
 from backend.runs.takeover import claim_attempt
-from backend.training.chunks import Chunk
+from backend.training.chunks import Chunk, chunks_awaited
 from backend.training.executors import settle
 from backend.training.host import Host
 from backend.training.libraries import import_trainer
@@ -102,11 +102,16 @@ class Manager:
         from backend.training.session import check_inputs
         from backend.training.trackers import check_tracker
 
-        mine = [r for r in (*self.host.ids(), *self._in_chunk) if owner and self._owners.get(r) == owner]
-        self.limits.check(config, len(self.host.waiting()), len(mine))
+        self.limits.check_settings(config)
+        self._check_place(owner)
         if not self.host.has_own_sessions:
             check_inputs(config)
         check_tracker(config)
+
+    def _check_place(self, owner: Owner | None) -> None:
+        waiting = self.host.waiting() if self.chunk is None else chunks_awaited(self.store)
+        mine = [r for r in {*self.host.ids(), *self._in_chunk, *waiting} if owner and self._owners.get(r) == owner]
+        self.limits.check_place(len(waiting), len(mine))
 
     def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
@@ -115,7 +120,7 @@ class Manager:
             The sentence for the person.
 
         Raises:
-            InputError: not the owner, or nothing to resume.
+            InputError: not the owner, nothing to resume, or no place in the queue.
         """
         run = self._steerable(run_id, token)
         state = self.store.effective_state(run)
@@ -124,6 +129,7 @@ class Manager:
             return "going on"
         if state in LIVE:
             raise InputError(f"run {run_id} is {state}: there is nothing to resume")
+        self._check_place(token)
         status = run.status()
         if state == "completed" and status.episode >= run.config.episodes:
             raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
@@ -151,12 +157,17 @@ class Manager:
             return ""
         if not self.host.has_own_sessions:
             import_trainer()  # here: the process that has the GPU is a fork of this one
-        with self.host.lease.held(f"run {run_id}", CHUNK_PATIENCE_SECONDS):
-            self._in_chunk.add(run_id)
-            try:
-                return self.chunk(str(self.store.root), run_id)
-            finally:
-                self._in_chunk.discard(run_id)
+        try:
+            self.host.lease.acquire(f"run {run_id}", CHUNK_PATIENCE_SECONDS)
+        except InputError:
+            settle(run, "stopped", "the GPU was lent to others for too long: press Continue to wait again", error="")
+            raise
+        self._in_chunk.add(run_id)
+        try:
+            return self.chunk(str(self.store.root), run_id)
+        finally:
+            self._in_chunk.discard(run_id)
+            self.host.lease.release()
 
     def clone(self, run_id: str, changes: Mapping[str, Any] | None = None, owner: Owner | None = None) -> Ticket:
         """A new run with another's settings, some of them changed."""

@@ -116,11 +116,15 @@ def test_environment_wins_over_presets(context: PageContext, monkeypatch: pytest
 
 def test_caps_of_a_public_demo(tmp_path: Path) -> None:
     demo = PageContext.create(tmp_path, Settings(public_demo=True, max_episodes=10, max_images=100))
-    form.check_caps(TrainConfig(episodes=6), demo)
+    little = {"probe_every": 0, "eval_images": 8}
+    form.check_caps(TrainConfig(episodes=6, **little), demo)
     with pytest.raises(InputError, match="at most 10"):
         form.check_caps(TrainConfig(episodes=11), demo)
     with pytest.raises(InputError, match="at most 100"):
-        form.check_caps(TrainConfig(episodes=7), demo)
+        form.check_caps(TrainConfig(episodes=7, **little), demo)
+    with pytest.raises(InputError, match="at most 100") as refused:
+        form.check_caps(TrainConfig(episodes=6, probe_every=0, eval_images=65536), demo)
+    assert refused.value.field == "eval_images"
 
 
 def test_settings_read_the_environment() -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from backend.errors import InputError
 from backend.runs import RunStore
+from backend.runs.files import write_json
 from backend.training import chunks
 from backend.training.chunks import CHUNK_SECONDS, GRACE_SECONDS, train_chunk
+from backend.training.limits import Limits
 from backend.training.manager import Manager
 from backend.training.trainer import train
 from components.context import PageContext, Settings
@@ -106,6 +108,34 @@ def test_stop_reaches_a_chunk_and_a_run_that_waits_for_one(spaces, tmp_path):
     other, owner = manager.start(SMALL)
     assert manager.stop(other, owner) == "" and manager.status(other)["effective_state"] == "stopped"
     assert manager.train_chunk(other, owner) == ""
+
+
+def test_runs_that_wait_for_a_chunk_take_a_place_until_nobody_comes_back_for_them(spaces, tmp_path):
+    manager = chunked(RunStore(tmp_path / "runs"), seconds=60, limits=Limits(max_queue=2, runs_per_owner=1))
+    first, token = manager.start(SMALL, "mine")
+    with pytest.raises(InputError, match="you have 1 runs"):
+        manager.start(SMALL, "mine")
+    second, _ = manager.start(SMALL, "another")
+    with pytest.raises(InputError, match="2 runs wait already"):
+        manager.start(SMALL)
+    manager.stop(first, token)
+    manager.start(SMALL, "mine")
+    with pytest.raises(InputError, match="2 runs wait already"):
+        manager.resume(first, token)
+    run = manager.store.get(second)
+    write_json(run.status_path, {**run.status().to_dict(), "updated_at": time.time() - 2 * chunks.WAITING_SECONDS})
+    manager.start(SMALL, "another")
+
+
+def test_a_run_that_waited_for_the_gpu_in_vain_leaves_its_place_and_can_wait_again(spaces, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.training.manager.CHUNK_PATIENCE_SECONDS", 0.05)
+    manager = chunked(RunStore(tmp_path / "runs"), seconds=60)
+    run_id, token = manager.start(SMALL)
+    with manager.device("generate"), pytest.raises(InputError, match="busy with generate"):
+        manager.train_chunk(run_id, token)
+    assert manager.status(run_id)["effective_state"] == "stopped" and "press Continue" in manager.status(run_id)["message"]
+    manager.resume(run_id, token)
+    assert "completed" in manager.train_chunk(run_id, token)
 
 
 def test_the_page_of_a_space_lends_the_gpu_for_its_chunks_and_drawings(spaces, tmp_path):
