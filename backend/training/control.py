@@ -39,7 +39,7 @@ class Control:
         self.sample_now = False
         self.changes: list[dict[str, Any]] = []
         self.acknowledge: Callable[[Request, bool, str], None] = lambda request, accepted, message: None
-        self.waiting: Callable[[str], None] = lambda state: None
+        self.waiting: Callable[[bool, bool], None] = lambda paused, lent: None
         self._loan: tuple[int, float | None, float] | None = None
         self._looked = float("-inf")
         self._lock = threading.RLock()
@@ -125,11 +125,14 @@ class Control:
             False where the run is to stop.
         """
         self.poll(at_once=True)
-        while not self.stopping and (self.paused or self._lent()):
-            self.waiting("paused" if self.paused else "lent")
+        while not self.stopping:
+            lent = self._lent()
+            if not (self.paused or lent):
+                break
+            self.waiting(self.paused, lent)
             self._stand_aside()
             self.poll(at_once=True)
-        self.waiting("")
+        self.waiting(False, False)
         if self.lease is not None and not self.stopping:
             self.lease.let_others()
         return not self.stopping

@@ -297,13 +297,11 @@ class EpisodeLoop:
 
         return stop
 
-    def _show_waiting(self, what: str) -> None:
+    def _show_waiting(self, paused: bool, lent: bool) -> None:
         state = self.recorder.status.state
-        if what == "paused" and state == "running":
+        if paused and state == "running":
             self.recorder.state("paused", phase="", requested="", message="paused on request")
-        elif what == "lent" and self.recorder.status.phase != LENT:
-            self.recorder.writer.update(phase=LENT)
-        elif not what and self.recorder.status.phase == LENT:
-            self.recorder.writer.update(phase="")
-        elif not what and state == "paused":
+        elif not paused and state == "paused":
             self.recorder.state("running", message="")
+        if lent != (self.recorder.status.phase == LENT):
+            self.recorder.writer.update(phase=LENT if lent else "")

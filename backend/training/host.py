@@ -97,6 +97,8 @@ class Host:
 
     def _host(self, run: Run, executor: Executor) -> None:
         try:
+            with self._loans.held(f"run {run.id}"):
+                pass  # who borrowed the device from a run that has ended since still works on it
             with self.lease.held(f"run {run.id}"):
                 sentence = executor.execute(run)
             if sentence:
@@ -132,15 +134,16 @@ class Host:
             run = self.store.get(active[0])
             run.request("lend", identity())
             try:
-                self._await_loan(run, timeout)
+                self._await_loan(run, active, timeout)
                 yield
             finally:
-                if run.path.is_dir():
+                if run.path.is_dir() and self._active is active:
                     run.request("give_back")
 
-    def _await_loan(self, run: Run, timeout: float) -> None:
+    def _await_loan(self, run: Run, active: tuple[str, Executor], timeout: float) -> None:
+        """Wait until the run lends the device, or has ended: the next one waits for the loan's end."""
         deadline = time.monotonic() + timeout
-        while self._active is not None and self._active[0] == run.id and run.status().phase != LENT:
+        while self._active is active and run.status().phase != LENT:
             if time.monotonic() > deadline:
                 raise InputError(f"run {run.id} did not lend the device within {timeout:.0f} s: try again when its episode has ended")
             time.sleep(0.05)

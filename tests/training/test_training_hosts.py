@@ -11,6 +11,7 @@ import pytest
 
 from backend.errors import InputError
 from backend.training.executors import exit_sentence, wants_process
+from backend.training.live import LENT
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build, small_config
 from tests.training.steering import wait_for
@@ -53,6 +54,26 @@ def test_a_child_process_trains_lends_the_device_and_is_killed(store):
     wait_for(lambda: manager.status(run_id)["effective_state"] == "running" and manager.status(run_id)["episode"] > at)
     assert manager.shutdown(150)
     assert state(manager, run_id) == "stopped"
+
+
+def test_a_paused_child_lends_the_device_and_the_next_run_waits_for_the_loans_end(store):
+    manager = Manager(store, command=child(store, step_seconds=0.002))
+    first, _ = manager.start({**LONG, "executor": "process"})
+    second, _ = manager.start({**LONG, "executor": "process"})
+    wait_for(lambda: state(manager, first) == "running" and manager.status(first)["episode"] >= 1)
+    manager.pause(first)
+    wait_for(lambda: state(manager, first) == "paused")
+    with manager.device("generate", 30):
+        assert (state(manager, first), manager.status(first)["phase"]) == ("paused", LENT)
+    wait_for(lambda: manager.status(first)["phase"] == "")
+    assert state(manager, first) == "paused"
+    with manager.device("generate", 30):
+        manager.stop(first)
+        wait_for(lambda: manager.active() == second)
+        time.sleep(0.5)
+        assert state(manager, first) == "stopped" and manager.host.active[1].process is None, "the next run trains beside the drawing"
+    wait_for(lambda: state(manager, second) == "running")
+    assert manager.shutdown(150)
 
 
 def test_a_child_that_is_shot_leaves_the_manager_alive_with_a_sentence(store):
