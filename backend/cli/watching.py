@@ -59,7 +59,8 @@ def stop_on_signals(control: Any) -> Iterator[None]:
         control.request_stop()
         print("stopping: a checkpoint is written, press Ctrl-C again to end without one", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    named = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in named}
     try:
         yield
     finally:

@@ -1,11 +1,13 @@
 """A cluster's job: it trains in a child, stops with a checkpoint at the time limit, goes on from there, and can be refused or taken back."""
 
 import pickle
+import signal
 import threading
 
 import pytest
 import submitit
 
+from backend.cli.watching import stop_on_signals
 from backend.errors import InputError
 from backend.training import slurm
 from backend.training.distributed import team_control
@@ -118,3 +120,17 @@ def test_what_is_asked_of_a_team_amid_an_episode_waits_until_all_hear_of_it(stor
     assert not first.should_stop() and not first.sample_now, "rank 0 would draw a sample, or leave, alone"
     assert [c.turnover() for c in (first, second)] == [False, False] and first.sample_now and second.sample_now
     settle(run, "stopped", "", "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR2"])
+def test_the_command_line_stops_gracefully_on_a_signal(name):
+    class Asked:
+        stopping = False
+
+        def request_stop(self):
+            self.stopping = True
+
+    control, before = Asked(), signal.getsignal(getattr(signal, name))
+    with stop_on_signals(control):
+        signal.raise_signal(getattr(signal, name))
+    assert control.stopping and signal.getsignal(getattr(signal, name)) is before
