@@ -24,7 +24,7 @@ from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_au
 from backend.base_model.progress import claim, whole_file
 from backend.base_model.sharpen import draw_latents, sharpen_decoder
 from backend.base_model.text import build_text_encoder, build_tokenizer
-from backend.base_model.widen import widen, widen_code
+from backend.base_model.widen import check_channels, widen, widen_code
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
 from backend.runs.files import disk_errors
@@ -149,25 +149,12 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     if start_from is not None and out.resolve() == start_from.resolve():
         raise InputError(f"{out} is where the training starts from: name another folder with --out, or the same command could not go on after an interruption")
     check_target(out)
+    start = _start(recipe, start_from)  # before the work folder is this training's
     log = Log(work)
     numbers = {name: value for name, value in asdict(recipe).items() if name != "device"}
     claim(work, numbers | {"start_from": weights_sha256(start_from) if start_from else None})
     images, params = render(recipe, work, log)
-    if start_from is None:
-        code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels), (None, None, None)
-    else:
-        vae, denoiser, tokenizer = open_parts(start_from, recipe.seed + 1)
-        code = read_code(vae)
-        if recipe.channels not in (None, len(code.matrix)):
-            code = widen_code(code, images[:CODE_IMAGES], recipe.channels)
-            with initialisation(recipe.seed):
-                vae, denoiser = widen(vae, denoiser, code)
-    if vae is None:
-        with initialisation(recipe.seed):
-            vae = build_autoencoder(code)
-        tokenizer = build_tokenizer(VOCABULARY)
-        with initialisation(recipe.seed + 1):
-            denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
+    vae, denoiser, tokenizer, code = _from_nothing(recipe, images, work) if start is None else _further(recipe, images, *start)
     train_decoder(vae, images, recipe.decoder_steps, work / "decoder.pt", recipe.seed, log=log, device=recipe.device)
     pairs = Pairs(images, np.array([p.view == "aerial" for p in params]), lambda i, rng: caption(params[i], rng if rng.random() < SHORTENED else None))
     ema = train_denoiser(
@@ -178,6 +165,38 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     record = asdict(recipe) | ({"started_from": training_record(start_from)} if start_from else {})
     replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record, log), DESCRIBED)
     return out
+
+
+Parts = tuple["AutoencoderTiny", Denoiser, "CLIPTokenizer", LinearCode]
+
+
+def _start(recipe: Recipe, start_from: Path | None) -> Parts | None:
+    """Parts of the pipeline that is trained further, if any, once it is known that the recipe can go on from them."""
+    if start_from is None:
+        return None
+    vae, denoiser, tokenizer = open_parts(start_from, recipe.seed + 1)
+    code = read_code(vae)
+    if recipe.channels is not None:
+        check_channels(code, recipe.channels)
+    return vae, denoiser, tokenizer, code
+
+
+def _from_nothing(recipe: Recipe, images: np.ndarray, work: Path) -> Parts:
+    code = linear_code(images, work, recipe.channels)
+    with initialisation(recipe.seed):
+        vae = build_autoencoder(code)
+    tokenizer = build_tokenizer(VOCABULARY)
+    with initialisation(recipe.seed + 1):
+        denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
+    return vae, denoiser, tokenizer, code
+
+
+def _further(recipe: Recipe, images: np.ndarray, vae: AutoencoderTiny, denoiser: Denoiser, tokenizer: CLIPTokenizer, code: LinearCode) -> Parts:
+    if recipe.channels not in (None, len(code.matrix)):
+        code = widen_code(code, images[:CODE_IMAGES], recipe.channels)
+        with initialisation(recipe.seed):
+            vae, denoiser = widen(vae, denoiser, code)
+    return vae, denoiser, tokenizer, code
 
 
 def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: int, work: Path, seed: int, log: Log, device: str = "cpu") -> None:
@@ -213,6 +232,8 @@ def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIP
     """
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: name a folder that `base-model train` wrote")
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:

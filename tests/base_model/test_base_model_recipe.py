@@ -233,6 +233,17 @@ def test_further_training_needs_a_pipeline(tmp_path: Path) -> None:
         open_parts(tmp_path, 1)
 
 
+def test_a_start_that_cannot_be_trained_further_leaves_the_work_folder_free(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "render", lambda *args: pytest.fail("rendered"))
+    code, tokenizer = fit_linear_code(images, channels=4), build_tokenizer(VOCABULARY)
+    with initialisation(0):
+        start = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "start", {}, Log(tmp_path))
+    for channels, folder, message in ((None, tmp_path / "mistyped", "base-model train"), (3, start, "has 4 already"), (65, start, "give one of 4 to 64")):
+        with pytest.raises(InputError, match=message):
+            recipe.run_recipe(Recipe(channels=channels), tmp_path / "work", tmp_path / "out", folder)
+        assert not (tmp_path / "work").exists()
+
+
 def test_rendered_shards_resume_and_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.base_model.data.SHARD", 2)
     monkeypatch.setattr("backend.base_model.data.SIZE", 32)
