@@ -18,7 +18,8 @@ from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_b
 from backend.base_model.linear_code import LinearCode, read_code
 from backend.base_model.pictures import Pictures
 from backend.base_model.progress import STAGES, claim
-from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, check_target, open_parts, render, replace_folder, sharpen, training_record, weights_sha256
+from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, sharpen, training_record, weights_sha256
+from backend.base_model.target import check_target, replace_folder
 from backend.errors import InputError
 from backend.reference.captions import caption
 

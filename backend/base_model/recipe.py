@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_
 from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
 from backend.base_model.progress import claim, whole_file
 from backend.base_model.sharpen import draw_latents, sharpen_decoder
+from backend.base_model.target import check_target, replace_folder
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.base_model.widen import check_channels, widen, widen_code
 from backend.errors import InputError
@@ -275,44 +275,6 @@ def build_pipeline(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPToke
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def check_target(out: Path) -> None:
-    """Refuse, before hours of training, a folder that is replaced whole at their end and holds something else than a pipeline.
-
-    Raises:
-        InputError: a file, or a folder with other things in it.
-    """
-    foreign = out.exists() and not (out / "model_index.json").is_file() and (not out.is_dir() or any(out.iterdir()))
-    if foreign or not out.name:
-        raise InputError(f"{out} holds something else than a pipeline, and would be replaced: name a new folder with --out, such as models/mine")
-
-
-def replace_folder(out: Path, write: Callable[[Path], Path], keep: Sequence[str] = ()) -> None:
-    """Let `write` fill a folder beside `out` and give it that name once it is whole; what a killed attempt left is removed.
-
-    Args:
-        out: the folder.
-        write: fills the folder that it is given.
-        keep: files of the old folder that the new one gets where it has none of that name.
-    """
-    check_target(out)
-    temporary, previous = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    if not out.exists() and previous.exists():  # killed between the two renames
-        previous.rename(out)
-    shutil.rmtree(previous, ignore_errors=True)
-    try:
-        write(temporary)
-        for name in keep:
-            if (out / name).is_file() and not (temporary / name).exists():
-                shutil.copy2(out / name, temporary / name)
-        if out.exists():
-            out.rename(previous)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict, log: Log) -> Path:

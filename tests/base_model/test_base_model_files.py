@@ -11,7 +11,8 @@ import pytest
 from backend.base_model import judges, publish
 from backend.base_model.card import training_cost, training_rows
 from backend.base_model.data import SHARD, SIZE, load_dataset, shard_path
-from backend.base_model.recipe import MODEL, Recipe, replace_folder, run_recipe
+from backend.base_model.recipe import MODEL, Recipe, run_recipe
+from backend.base_model.target import replace_folder
 from backend.cli.app import main
 from backend.errors import InputError
 
