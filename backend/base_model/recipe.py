@@ -20,7 +20,7 @@ from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
-from backend.base_model.progress import claim, whole_file
+from backend.base_model.progress import STAGES, claim, whole_file
 from backend.base_model.sharpen import draw_latents, sharpen_decoder
 from backend.base_model.target import check_target, replace_folder
 from backend.base_model.text import build_text_encoder, build_tokenizer
@@ -125,7 +125,7 @@ def linear_code(images: np.ndarray, work: Path = WORK, channels: int | None = No
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             if channels not in (None, len(kept["matrix"])):
-                raise InputError(f"{channels} latent channels: {work} holds the progress of a training with {len(kept['matrix'])}; name another folder with --work")
+                raise InputError(f"{channels} latent channels: {work} holds the progress of a training with {len(kept['matrix'])}: name another folder with --work, or delete {', '.join((*STAGES, 'job.json'))} there")
             return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
     code = fit_linear_code(images[:CODE_IMAGES], channels or LATENT_CHANNELS)
     with whole_file(path) as file:

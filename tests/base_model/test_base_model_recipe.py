@@ -291,3 +291,18 @@ def test_kept_code_of_other_channels_is_refused_not_ignored(images: np.ndarray, 
     assert len(linear_code(images, tmp_path, 5).matrix) == len(linear_code(images, tmp_path).matrix) == 5
     with pytest.raises(InputError, match="training with 5"):
         linear_code(images, tmp_path, 6)
+
+
+def test_the_code_of_another_training_is_named_with_its_progress_and_not_taken_over(tmp_path: Path) -> None:
+    progress.claim(tmp_path, {"channels": 4})
+    for name in progress.STAGES:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="delete code.npz, decoder.pt, .* job.json there") as caught:
+        progress.claim(tmp_path, {"channels": None})
+    for name in str(caught.value).partition("delete ")[2].removesuffix(" there").split(", "):
+        (tmp_path / name).unlink()
+    progress.claim(tmp_path, {"channels": None})  # the remedy helps
+    (tmp_path / "job.json").unlink()
+    (tmp_path / "code.npz").touch()
+    with pytest.raises(InputError, match="nothing is known of .code.npz"):
+        progress.claim(tmp_path, {"channels": None})
