@@ -125,7 +125,8 @@ def linear_code(images: np.ndarray, work: Path = WORK, channels: int | None = No
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             if channels not in (None, len(kept["matrix"])):
-                raise InputError(f"{channels} latent channels: {work} holds the progress of a training with {len(kept['matrix'])}: name another folder with --work, or delete {', '.join((*STAGES, 'job.json'))} there")
+                files = ", ".join((*STAGES, "job.json"))
+                raise InputError(f"{channels} latent channels: {work} holds a training with {len(kept['matrix'])}: name another folder with --work, or delete {files} there")
             return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
     code = fit_linear_code(images[:CODE_IMAGES], channels or LATENT_CHANNELS)
     with whole_file(path) as file:
