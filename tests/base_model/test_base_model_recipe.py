@@ -86,6 +86,20 @@ def test_learning_rate_rises_and_falls() -> None:
     assert factors[0] < 0.01 and factors[199] == 1.0 > factors[400] > factors[600] and factors[-1] < 0.01
 
 
+@pytest.mark.parametrize("steps", [0, 1, 18, 19, 20, 400])
+def test_the_decoders_learning_rate_rises_and_falls_whatever_the_number_of_steps(steps: int) -> None:
+    optimiser = torch.optim.AdamW(torch.nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule, rates = decoder.one_cycle(optimiser, 2e-3, steps), []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert schedule.get_last_lr()[0] < 1e-7
+    peak = int(np.argmax(rates)) if rates else 0
+    assert peak <= 0.05 * steps and rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert not steps > 1 or max(rates) > 1.9e-3
+
+
 def _train(images: np.ndarray, steps: int, total: int, state: Path) -> Denoiser:
     code = fit_linear_code(images, channels=4)
     tokenizer = build_tokenizer(VOCABULARY)
