@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +20,11 @@ from backend.reference.captions import VOCABULARY, parse_caption
 from backend.reference.decoding import EXTENSIONS, decode_image, fit_square
 from backend.reference.importing import printable
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
 MINIMUM = 4  # fewer pictures than this are learned by heart within a few hundred steps
+SHOWN = 60  # characters of a caption in a message
 NAMED = 5  # names in a message; the rest is counted
 
 
@@ -138,6 +143,18 @@ def _word_notes(captions: Sequence[str]) -> list[str]:
         f"{len(counts)} words are not the model's own and start without a meaning ({shown}): training goes on, and the pictures may give them one; "
         "the words it knows are listed in docs/renderer.md"
     ]
+
+
+def cut_notes(captions: Sequence[str], tokenizer: CLIPTokenizer) -> list[str]:
+    """Remarks on captions that have more tokens than the text encoder reads, start and end included."""
+    limit = tokenizer.model_max_length
+    tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids
+    cut = [own for own in tokens if len(own) > limit]
+    if not cut:
+        return []
+    read = tokenizer.decode(cut[0][: limit - 1], skip_special_tokens=True).strip()
+    said = f"{len(cut)} of {len(tokens)} captions have more than the {limit} tokens that the text encoder reads"
+    return [f"{said}: what follows is not learned (the first ends after {('…' * (len(read) > SHOWN) + read[-SHOWN:])!r}); say what matters first, or shorten them"]
 
 
 def _listed(names: Sequence[str]) -> str:

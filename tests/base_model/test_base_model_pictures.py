@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from backend.base_model.data import SIZE, mixture
 from backend.base_model.denoiser import Denoiser, build_unet, train_denoiser
 from backend.base_model.finetune import FineTuning, fine_tune
 from backend.base_model.linear_code import build_autoencoder, fit_linear_code
-from backend.base_model.pictures import MINIMUM, load_pictures
+from backend.base_model.pictures import MINIMUM, cut_notes, load_pictures
 from backend.base_model.recipe import Log, assemble, initialisation
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.cli.app import main
@@ -97,6 +98,18 @@ def test_unknown_words_are_listed_and_training_goes_on(folder) -> None:
     rewrite(folder, lambda rows: [{**row, "text": row["text"] + " near Gusev"} for row in rows])
     (note,) = load_pictures(folder, None).notes
     assert "2 words" in note and "gusev" in note and "near" in note and "training goes on" in note
+
+
+def test_captions_longer_than_the_text_encoder_reads_are_counted_and_the_first_ends_where_it_is_said_to(folder, base, tmp_path) -> None:
+    words = [VOCABULARY[i % len(VOCABULARY)] for i in range(40)]
+    texts = (" ".join(words[:30]), " ".join(words[:31]), " ".join(words))  # with start and end 32, 33 and 42 tokens
+    rewrite(folder, lambda rows: [*({**row, "text": text} for row, text in zip(rows, texts, strict=False)), *rows[3:]])
+    notes: list[str] = []
+    fine_tune(load_pictures(folder, None), replace(TINY, sharpen_steps=0), tmp_path / "out", start_from=base, work=tmp_path / "work", note=notes.append)
+    (note,) = notes
+    assert note.startswith("2 of 5 captions have more than the 32 tokens") and f"…{' '.join(words[:30])[-60:]}'" in note
+    tokenizer = build_tokenizer(VOCABULARY)
+    assert cut_notes(texts[:1], tokenizer) == [] and tokenizer(texts[2], truncation=True).input_ids[1:-1] == tokenizer(texts[0]).input_ids[1:-1]
 
 
 FAULTS = {
