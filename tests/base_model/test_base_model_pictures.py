@@ -124,6 +124,17 @@ FAULTS = {
 }
 
 
+def test_a_caption_is_not_taken_for_that_of_another_image_of_the_same_name(folder, crops) -> None:
+    (folder / "extra").mkdir()
+    Image.fromarray(crops[0][1, ::-1]).save(folder / "extra/crop_0.png")
+    with pytest.raises(InputError, match="caption of crop_0.png would serve 2 images .crop_0.png, extra/crop_0.png.: give each a row"):
+        load_pictures(folder, None)
+    rewrite(folder, lambda rows: [*rows, {"file_name": "extra/crop_0.png", "text": "ground view of mars craters"}])
+    pictures = load_pictures(folder, None)
+    assert dict(zip(pictures.names, pictures.captions, strict=True))["extra/crop_0.png"] == "ground view of mars craters"
+    assert pictures.captions.count(crops[1][0]) == crops[1].count(crops[1][0])
+
+
 @pytest.mark.parametrize("message", FAULTS)
 def test_faults_are_named_with_their_files(folder, message) -> None:
     FAULTS[message](folder)
