@@ -17,12 +17,15 @@ app = typer.Typer(help="Train and measure the embedded model.", no_args_is_help=
 
 
 @app.command()
-def render(images: Annotated[int, typer.Option(help="Rendered training images.", min=1)] = 20_480) -> None:
+def render(
+    images: Annotated[int, typer.Option(help="Rendered training images.", min=1)] = 20_480,
+    work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
+) -> None:
     """Render the training set (resumes)."""
     from backend.base_model.recipe import Recipe
     from backend.base_model.recipe import render as render_stage
 
-    render_stage(replace(Recipe(), images=images))
+    render_stage(replace(Recipe(), images=images), work)
 
 
 @app.command()
