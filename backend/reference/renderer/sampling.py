@@ -52,7 +52,7 @@ def sample_parameters(rng: np.random.Generator, **fixed: Any) -> CraterParameter
     if sensor in PRESETS:
         drawn = PRESETS[sensor].draw(rng, fixed)
         if fixed.get("interiors") in SUN:
-            del drawn["sun_elevation"]
+            drawn.pop("sun_elevation", None)
         fixed = drawn | fixed
     return _sample(rng, fixed)
 
