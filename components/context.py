@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -33,6 +34,17 @@ def _whole(environ: Mapping[str, str], name: str, default: int | None) -> int | 
     if not value.isdigit() or int(value) < 1:
         raise InputError(f"{name} = {value!r}: give a whole number from 1")
     return int(value)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    value = environ.get(name, "")
+    try:
+        seconds = float(value or default)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{name} = {value!r}: give seconds above 0, such as {default}")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Settings:
         """Settings of this process.
 
         Raises:
-            InputError: a cap is not a whole number from 1.
+            InputError: a cap is not a whole number from 1, or the time between two asks no number above 0.
         """
         environ = os.environ if environ is None else environ
         public = environ.get("CRATER_PUBLIC_DEMO", "1" if environ.get("SPACE_ID") else "") == "1"
@@ -82,7 +94,7 @@ class Settings:
             max_queue=_whole(environ, "CRATER_MAX_QUEUE", 8 if public else 16),
             runs_per_owner=_whole(environ, "CRATER_RUNS_PER_VISITOR", 1 if public else None),
             max_generate=_whole(environ, "CRATER_MAX_GENERATE", 8 if public else 64),
-            tick_seconds=float(environ.get("CRATER_TICK_SECONDS", "1.0")),
+            tick_seconds=_seconds(environ, "CRATER_TICK_SECONDS", 1.0),
             auth=environ.get("CRATER_AUTH", ""),
             zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "true"},
             space_login=bool(environ.get("OAUTH_CLIENT_ID")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -78,17 +79,18 @@ def render_dataset(folder: Path, count: int, seed: int, workers: int | None = No
 
 
 def load_dataset(folder: Path, count: int | None = None) -> tuple[np.ndarray, list[CraterParameters]]:
-    """Images uint8 [N, SIZE, SIZE, 3] and their parameters, in shard order.
+    """Images uint8 [N, SIZE, SIZE, 3] and their parameters, in shard order, of the folder `renders` of a work folder.
 
     Raises:
         InputError: there is no shard, or there are fewer than `count` images.
     """
     paths = sorted(folder.glob("shard_*.npy"))
+    remedy = " ".join(["python -m backend base-model render", *([] if count is None else [f"--images {count}"]), f"--work {shlex.quote(str(folder.parent))}"])
     if not paths:
-        raise InputError(f"no rendered shards in {folder}: run `python -m backend base-model render` first")
+        raise InputError(f"no rendered shards in {folder}: run `{remedy}` first")
     if count is not None:
         if len(paths) * SHARD < count:
-            raise InputError(f"{folder} holds {len(paths) * SHARD} renders of the {count} that are needed: run `python -m backend base-model render --images {count}` first")
+            raise InputError(f"{folder} holds {len(paths) * SHARD} renders of the {count} that are needed: run `{remedy}` first")
         paths = paths[: -(-count // SHARD)]
     images = np.concatenate([np.load(p, allow_pickle=False) for p in paths])
     params = [CraterParameters.from_dict(d) for p in paths for d in json.loads(p.with_suffix(".json").read_text(encoding="utf-8"))]

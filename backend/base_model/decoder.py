@@ -64,7 +64,7 @@ def train_decoder(
     model.to(device)
     decoder = model.decoder
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05)
+    schedule = one_cycle(optimiser, learning_rate, steps)
     start = restore(state_file, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
     pick, began, mean = draw or alike(len(images)), time.time(), None
     for step, (crops, rng) in batches(lambda rng: random_crops(images, batch, rng, pick), (seed, 1), start, steps, workers_for(device)):
@@ -87,6 +87,12 @@ def train_decoder(
             log({"stage": "decoder", "step": step + 1, "loss": round(mean, 5), "batch_rmse": round(rmse, 5), "seconds": round(time.time() - began, 1)})
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_progress(state_file, step + 1, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
+
+
+def one_cycle(optimiser: torch.optim.Optimizer, peak: float, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Learning rate that rises over a twentieth of the steps, where that is more than one, and falls to zero."""
+    warmup = 0.05 if steps >= 20 else 0.0  # OneCycleLR divides by the warm-up's length less one: by zero at 19 steps
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps + 1, pct_start=warmup)
 
 
 def random_crops(images: np.ndarray, batch: int, rng: np.random.Generator, draw: Draw) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,10 @@ from backend.base_model.data import alike, mixture
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, train_denoiser
 from backend.base_model.linear_code import LinearCode, read_code
-from backend.base_model.pictures import Pictures
+from backend.base_model.pictures import Pictures, cut_notes
 from backend.base_model.progress import STAGES, claim
-from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, check_target, open_parts, render, replace_folder, sharpen, training_record, weights_sha256
+from backend.base_model.recipe import MODEL, SHORTENED, WORK, Log, Recipe, assemble, open_parts, render, sharpen, training_record, weights_sha256
+from backend.base_model.target import check_target, replace_folder
 from backend.errors import InputError
 from backend.reference.captions import caption
 
@@ -64,7 +66,17 @@ class FineTuning:
             raise InputError(f"steps {steps}, batch {self.batch}: steps of the denoiser and batch are at least 1, those of decoder and sharpening 0")
 
 
-def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Path = MODEL, work: Path | None = None, renders: Path = WORK, overwrite: bool = False) -> Path:
+def fine_tune(
+    pictures: Pictures,
+    plan: FineTuning,
+    out: Path,
+    *,
+    start_from: Path = MODEL,
+    work: Path | None = None,
+    renders: Path = WORK,
+    overwrite: bool = False,
+    note: Callable[[str], None] = print,
+) -> Path:
     """Fine-tune a pipeline of this recipe; interrupted at any moment, the same call goes on exactly.
 
     Args:
@@ -75,6 +87,7 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         work: folder of the progress; by default one named after the fingerprint of this training in `WORK/finetune`.
         renders: folder whose `renders` are mixed in; what is missing is rendered.
         overwrite: replace the pipeline that is in `out`.
+        note: told what of the captions the text encoder does not read.
 
     Returns:
         `out`. Its training.json has the loss on the pictures and on renders before and after.
@@ -88,6 +101,8 @@ def fine_tune(pictures: Pictures, plan: FineTuning, out: Path, *, start_from: Pa
         raise InputError(f"{out} exists: name a new folder with --out, or add --overwrite to replace it")
     vae, denoiser, tokenizer = open_parts(start_from, plan.seed + 1)
     job = {"pictures": pictures.sha256(), "start_from": weights_sha256(start_from)} | asdict(plan)
+    for remark in cut_notes(pictures.captions, tokenizer):
+        note(remark)
     work = work or WORK / "finetune" / hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16]
     claim(work, job)
     log = Log(work)

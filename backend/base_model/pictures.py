@@ -8,18 +8,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backend.base_model.data import SIZE
 from backend.errors import InputError
 from backend.reference.archives import Limits, Member, Refused, is_clutter, open_source
-from backend.reference.caption_files import caption_for, is_caption_file, parse_captions, read_captions
+from backend.reference.caption_files import caption_for, is_caption_file, key_for, parse_captions, read_captions
 from backend.reference.captions import VOCABULARY, parse_caption
 from backend.reference.decoding import EXTENSIONS, decode_image, fit_square
 from backend.reference.importing import printable
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
 MINIMUM = 4  # fewer pictures than this are learned by heart within a few hundred steps
+SHOWN = 60  # characters of a caption in a message
 NAMED = 5  # names in a message; the rest is counted
 
 
@@ -97,12 +102,18 @@ def _captions_inside(source: Path, files: Sequence[Member]) -> dict[str, str]:
 
 
 def _matched(source: Path, members: Sequence[Member], texts: dict[str, str]) -> list[str]:
-    """The caption of each image; every image has one and every caption an image."""
+    """The caption of each image; every image has one of its own and every caption an image."""
     found = [caption_for(m.name, texts) for m in members]
     bare = [m.name for m, text in zip(members, found, strict=True) if not text]
     if bare:
         raise InputError(f"{len(bare)} of {len(members)} images have no caption ({_listed(bare)}): add a row for each, or take them out of {str(source)!r}")
     names = [m.name for m in members]
+    owners: dict[str | None, list[str]] = {}
+    for name in names:
+        owners.setdefault(key_for(name, texts), []).append(name)
+    for key, sharing in owners.items():
+        if len(sharing) > 1:
+            raise InputError(f"the caption of {printable(str(key))} would serve {len(sharing)} images ({_listed(sharing)}): give each a row with its path in {str(source)!r}")
     lonely = [key for key in texts if not any(name == key or name.endswith(f"/{key}") for name in names)]
     if lonely:
         raise InputError(f"{len(lonely)} captions belong to no image in {str(source)!r} ({_listed(lonely)}): correct the file_name, or remove the rows")
@@ -138,6 +149,18 @@ def _word_notes(captions: Sequence[str]) -> list[str]:
         f"{len(counts)} words are not the model's own and start without a meaning ({shown}): training goes on, and the pictures may give them one; "
         "the words it knows are listed in docs/renderer.md"
     ]
+
+
+def cut_notes(captions: Sequence[str], tokenizer: CLIPTokenizer) -> list[str]:
+    """Remarks on captions that have more tokens than the text encoder reads, start and end included."""
+    limit = tokenizer.model_max_length
+    tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids
+    cut = [own for own in tokens if len(own) > limit]
+    if not cut:
+        return []
+    read = tokenizer.decode(cut[0][: limit - 1], skip_special_tokens=True).strip()
+    said = f"{len(cut)} of {len(tokens)} captions have more than the {limit} tokens that the text encoder reads"
+    return [f"{said}: what follows is not learned (the first ends after {('…' * (len(read) > SHOWN) + read[-SHOWN:])!r}); say what matters first, or shorten them"]
 
 
 def _listed(names: Sequence[str]) -> str:

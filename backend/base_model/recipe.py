@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +20,11 @@ from backend.base_model.data import alike, load_dataset, render_dataset
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
-from backend.base_model.progress import claim, whole_file
+from backend.base_model.progress import STAGES, claim, whole_file
 from backend.base_model.sharpen import draw_latents, sharpen_decoder
+from backend.base_model.target import check_target, replace_folder
 from backend.base_model.text import build_text_encoder, build_tokenizer
-from backend.base_model.widen import widen, widen_code
+from backend.base_model.widen import check_channels, widen, widen_code
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
 from backend.runs.files import disk_errors
@@ -125,7 +125,8 @@ def linear_code(images: np.ndarray, work: Path = WORK, channels: int | None = No
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             if channels not in (None, len(kept["matrix"])):
-                raise InputError(f"{channels} latent channels: {work} holds the progress of a training with {len(kept['matrix'])}; name another folder with --work")
+                files = ", ".join((*STAGES, "job.json"))
+                raise InputError(f"{channels} latent channels: {work} holds a training with {len(kept['matrix'])}: name another folder with --work, or delete {files} there")
             return LinearCode(kept["matrix"], kept["offset"], float(kept["kept"]), float(kept["scaling_factor"]))
     code = fit_linear_code(images[:CODE_IMAGES], channels or LATENT_CHANNELS)
     with whole_file(path) as file:
@@ -149,25 +150,12 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     if start_from is not None and out.resolve() == start_from.resolve():
         raise InputError(f"{out} is where the training starts from: name another folder with --out, or the same command could not go on after an interruption")
     check_target(out)
+    start = _start(recipe, start_from)  # before the work folder is this training's
     log = Log(work)
     numbers = {name: value for name, value in asdict(recipe).items() if name != "device"}
     claim(work, numbers | {"start_from": weights_sha256(start_from) if start_from else None})
     images, params = render(recipe, work, log)
-    if start_from is None:
-        code, (vae, denoiser, tokenizer) = linear_code(images, work, recipe.channels), (None, None, None)
-    else:
-        vae, denoiser, tokenizer = open_parts(start_from, recipe.seed + 1)
-        code = read_code(vae)
-        if recipe.channels not in (None, len(code.matrix)):
-            code = widen_code(code, images[:CODE_IMAGES], recipe.channels)
-            with initialisation(recipe.seed):
-                vae, denoiser = widen(vae, denoiser, code)
-    if vae is None:
-        with initialisation(recipe.seed):
-            vae = build_autoencoder(code)
-        tokenizer = build_tokenizer(VOCABULARY)
-        with initialisation(recipe.seed + 1):
-            denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
+    vae, denoiser, tokenizer, code = _from_nothing(recipe, images, work) if start is None else _further(recipe, images, *start)
     train_decoder(vae, images, recipe.decoder_steps, work / "decoder.pt", recipe.seed, log=log, device=recipe.device)
     pairs = Pairs(images, np.array([p.view == "aerial" for p in params]), lambda i, rng: caption(params[i], rng if rng.random() < SHORTENED else None))
     ema = train_denoiser(
@@ -178,6 +166,38 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     record = asdict(recipe) | ({"started_from": training_record(start_from)} if start_from else {})
     replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record, log), DESCRIBED)
     return out
+
+
+Parts = tuple["AutoencoderTiny", Denoiser, "CLIPTokenizer", LinearCode]
+
+
+def _start(recipe: Recipe, start_from: Path | None) -> Parts | None:
+    """Parts of the pipeline that is trained further, if any, once it is known that the recipe can go on from them."""
+    if start_from is None:
+        return None
+    vae, denoiser, tokenizer = open_parts(start_from, recipe.seed + 1)
+    code = read_code(vae)
+    if recipe.channels is not None:
+        check_channels(code, recipe.channels)
+    return vae, denoiser, tokenizer, code
+
+
+def _from_nothing(recipe: Recipe, images: np.ndarray, work: Path) -> Parts:
+    code = linear_code(images, work, recipe.channels)
+    with initialisation(recipe.seed):
+        vae = build_autoencoder(code)
+    tokenizer = build_tokenizer(VOCABULARY)
+    with initialisation(recipe.seed + 1):
+        denoiser = Denoiser(build_unet(len(code.matrix)), build_text_encoder(tokenizer))
+    return vae, denoiser, tokenizer, code
+
+
+def _further(recipe: Recipe, images: np.ndarray, vae: AutoencoderTiny, denoiser: Denoiser, tokenizer: CLIPTokenizer, code: LinearCode) -> Parts:
+    if recipe.channels not in (None, len(code.matrix)):
+        code = widen_code(code, images[:CODE_IMAGES], recipe.channels)
+        with initialisation(recipe.seed):
+            vae, denoiser = widen(vae, denoiser, code)
+    return vae, denoiser, tokenizer, code
 
 
 def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: int, work: Path, seed: int, log: Log, device: str = "cpu") -> None:
@@ -213,6 +233,8 @@ def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIP
     """
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: name a folder that `base-model train` wrote")
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
@@ -254,44 +276,6 @@ def build_pipeline(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPToke
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def check_target(out: Path) -> None:
-    """Refuse, before hours of training, a folder that is replaced whole at their end and holds something else than a pipeline.
-
-    Raises:
-        InputError: a file, or a folder with other things in it.
-    """
-    foreign = out.exists() and not (out / "model_index.json").is_file() and (not out.is_dir() or any(out.iterdir()))
-    if foreign or not out.name:
-        raise InputError(f"{out} holds something else than a pipeline, and would be replaced: name a new folder with --out, such as models/mine")
-
-
-def replace_folder(out: Path, write: Callable[[Path], Path], keep: Sequence[str] = ()) -> None:
-    """Let `write` fill a folder beside `out` and give it that name once it is whole; what a killed attempt left is removed.
-
-    Args:
-        out: the folder.
-        write: fills the folder that it is given.
-        keep: files of the old folder that the new one gets where it has none of that name.
-    """
-    check_target(out)
-    temporary, previous = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    if not out.exists() and previous.exists():  # killed between the two renames
-        previous.rename(out)
-    shutil.rmtree(previous, ignore_errors=True)
-    try:
-        write(temporary)
-        for name in keep:
-            if (out / name).is_file() and not (temporary / name).exists():
-                shutil.copy2(out / name, temporary / name)
-        if out.exists():
-            out.rename(previous)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict, log: Log) -> Path:

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
 
+def check_channels(code: LinearCode, channels: int) -> None:
+    """Refuse a number of channels that the code cannot be widened to.
+
+    Raises:
+        InputError: fewer channels than the code has, or more than the encoder holds.
+    """
+    known, dimensions = code.matrix.shape
+    most = min(dimensions, ENCODER_WIDTH)
+    if not known <= channels <= most:
+        raise InputError(f"{channels} latent channels: this model has {known} already and its encoder holds {most}; give one of {known} to {most}")
+
+
 def widen_code(code: LinearCode, images: np.ndarray, channels: int) -> LinearCode:
     """The code with further components of the patches of uint8 images [N, h, w, 3].
 
@@ -29,12 +41,10 @@ def widen_code(code: LinearCode, images: np.ndarray, channels: int) -> LinearCod
         channels: in all.
 
     Raises:
-        InputError: fewer channels than the code has, or more than the encoder holds.
+        InputError: as `check_channels`.
     """
+    check_channels(code, channels)
     known, dimensions = code.matrix.shape
-    most = min(dimensions, ENCODER_WIDTH)
-    if not known <= channels <= most:
-        raise InputError(f"{channels} latent channels: this model has {known} already and its encoder holds {most}; give one of {known} to {most}")
     patches = to_patches(images).astype(np.float64)
     covariance = np.cov((patches - patches.mean(0)).T)
     axes = code.matrix / np.linalg.norm(code.matrix, axis=1, keepdims=True)

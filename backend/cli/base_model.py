@@ -17,12 +17,15 @@ app = typer.Typer(help="Train and measure the embedded model.", no_args_is_help=
 
 
 @app.command()
-def render(images: Annotated[int, typer.Option(help="Rendered training images.", min=1)] = 20_480) -> None:
+def render(
+    images: Annotated[int, typer.Option(help="Rendered training images.", min=1)] = 20_480,
+    work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
+) -> None:
     """Render the training set (resumes)."""
     from backend.base_model.recipe import Recipe
     from backend.base_model.recipe import render as render_stage
 
-    render_stage(replace(Recipe(), images=images))
+    render_stage(replace(Recipe(), images=images), work)
 
 
 @app.command()
@@ -82,9 +85,13 @@ def _fine_tune(images: Path, captions: Path | None, plan: FineTuning, out: Path,
 
     pictures = load_pictures(images, captions)
     typer.echo(f"{len(pictures.images)} pictures with captions from {images}")
-    for note in pictures.notes:
+
+    def say(note: str) -> None:
         typer.echo(f"note: {note}", err=True)
-    fine_tune(pictures, plan, out, start_from=start_from, work=work, overwrite=overwrite)
+
+    for note in pictures.notes:
+        say(note)
+    fine_tune(pictures, plan, out, start_from=start_from, work=work, overwrite=overwrite, note=say)
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     for name, value in record["loss_before"].items():
         typer.echo(f"loss on {name}: {value:.4f} before, {record['loss_after'][name]:.4f} after")

@@ -25,20 +25,28 @@ def resume(
     runs_dir: RunsDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Continue a stopped, failed or interrupted run from its newest sound checkpoint, bit for bit as if it had not ended."""
+    """Continue a stopped, failed or interrupted run from its newest sound checkpoint, bit for bit as if it had not ended; under torchrun on several GPUs."""
     load_plugins(plugin or [])
     store = RunStore(runs_dir)
     run = store.find(run_id)
+    from backend.training.distributed import is_main
+
+    if is_main():
+        _refuse_what_cannot_go_on(store, run)
+    from backend.cli.train import host_existing
+
+    sys.exit(host_existing(store, run, quiet, "command line"))
+
+
+def _refuse_what_cannot_go_on(store: RunStore, run: Run) -> None:
     state = _watched_state(store, run)
     if state in LIVE:
         raise InputError(f"run {run.id} is {state}: there is nothing to resume; `python -m backend runs stop {run.id}` stops it")
     if state == "completed" and run.status().episode >= run.config.episodes:
         raise InputError(f"run {run.id} is completed after {run.config.episodes} episodes: train a new one with `--config {run.config_path}`")
-    from backend.cli.train import host
     from backend.training.session import check_inputs
 
     check_inputs(run.config)
-    sys.exit(host(run, run.config, quiet, "command line"))
 
 
 def _watched_state(store: RunStore, run: Run) -> str:

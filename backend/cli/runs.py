@@ -55,7 +55,13 @@ def show(run_id: RunId, runs_dir: RunsDir = None) -> None:
 
 @app.command()
 def stop(run_id: RunId, runs_dir: RunsDir = None) -> None:
-    """Ask a live run, wherever it trains, to stop with a checkpoint."""
+    """Ask a live run, wherever it trains, to stop with a checkpoint; one that waits in a cluster's queue is stopped at once."""
+    from backend.training.executors import leave_cluster
+
+    run = RunStore(runs_dir).find(run_id)
+    if leave_cluster(run):
+        print(f"{run.id} {run.status().message}")
+        return
     _ask(run_id, runs_dir, "stop")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ def train(
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit to SLURM (or with --slurm-cluster local, to this machine) instead of training here.")] = False,
     slurm_cluster: Annotated[str, typer.Option(help="slurm, local or debug.")] = "slurm",
     slurm_partition: Annotated[str, typer.Option(help="Partition.")] = "",
-    slurm_gpus: Annotated[int, typer.Option(help="GPUs of the job.", min=0)] = 1,
+    slurm_gpus: Annotated[int, typer.Option(help="GPUs of the job; several share one run through torchrun.", min=0)] = 1,
     slurm_minutes: Annotated[int, typer.Option(help="Time limit; at its end the run stops with a checkpoint and is queued again.", min=5)] = 240,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --slurm: print the job script and write nothing.")] = False,
     run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -39,8 +40,7 @@ def train(
     load_plugins(plugin or [])
     store = RunStore(runs_dir)
     if run_id is not None:
-        run = store.get(run_id)
-        sys.exit(host(run, run.config, quiet, "process"))
+        sys.exit(host_existing(store, store.get(run_id), quiet, "process"))
     if dry_run and not slurm:
         raise InputError("--dry-run goes with --slurm: `python -m backend config validate` checks settings without training")
     if slurm and slurm_cluster not in CLUSTERS:
@@ -60,7 +60,7 @@ def train(
     from backend.training.distributed import world_size
 
     if world_size() > 1:
-        sys.exit(host_together(store, resolved, quiet))
+        sys.exit(host_together(store, resolved, quiet, lambda: _new_run(store, resolved, quiet).id))
     sys.exit(host(_new_run(store, resolved, quiet), resolved, quiet, "command line"))
 
 
@@ -73,15 +73,25 @@ def _new_run(store: RunStore, config: TrainConfig, quiet: bool) -> Run:
     return run
 
 
-def host_together(store: RunStore, config: TrainConfig, quiet: bool) -> int:
+def host_existing(store: RunStore, run: Run, quiet: bool, executor: str) -> int:
+    """Train a run that is there already, alone or as one of several processes; returns the exit status."""
+    from backend.training.distributed import world_size
+
+    if world_size() > 1:
+        return host_together(store, run.config, quiet, lambda: run.id)
+    return host(run, run.config, quiet, executor)
+
+
+def host_together(store: RunStore, config: TrainConfig, quiet: bool, run_id: Callable[[], str]) -> int:
     """Train as one of several processes (torchrun, accelerate launch); returns the exit status."""
+    from backend.cli.watching import stop_on_signals
     from backend.training.distributed import train_together
 
     def observe(kind: str, content: dict[str, Any]) -> None:
         if kind == "log" and not quiet:
             print(content["text"].splitlines()[0] if content["text"] else "", flush=True)
 
-    return 1 if train_together(config, lambda: _new_run(store, config, quiet).id, store.root, observe=observe, executor="torchrun") == "failed" else 0
+    return 1 if train_together(config, run_id, store.root, listen=stop_on_signals, observe=observe, executor="torchrun") == "failed" else 0
 
 
 def settle_settings(flags: dict[str, Any], file: Path | None, preset: str | None) -> TrainConfig:

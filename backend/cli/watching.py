@@ -51,7 +51,7 @@ def _short(value: float | None) -> str:
 
 @contextmanager
 def stop_on_signals(control: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop gracefully with a checkpoint; a second Ctrl-C ends at once."""
+    """Ctrl-C, SIGTERM and SIGUSR2 (a cluster's warning) stop gracefully with a checkpoint; a second Ctrl-C ends at once."""
 
     def stop(number: int, _: Any) -> None:
         if control.stopping and number == signal.SIGINT:
@@ -59,7 +59,8 @@ def stop_on_signals(control: Any) -> Iterator[None]:
         control.request_stop()
         print("stopping: a checkpoint is written, press Ctrl-C again to end without one", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    named = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in named}
     try:
         yield
     finally:

@@ -107,16 +107,28 @@ def check_zip(path: Path, limits: Limits) -> None:
 
 
 def _folder_members(root: Path, limits: Limits) -> list[Member]:
-    members = []
+    members, total = [], 0
     for folder, folders, files in os.walk(root, followlinks=False):
         folders.sort()
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in [*files, *links]:
             path = Path(folder) / name
             members.append(Member(path.relative_to(root).as_posix(), partial(_read_file, path, limits)))
+            total += 0 if is_clutter(members[-1].name) else _bytes_read(path, limits)
         if len(members) > limits.files:
             raise InputError(f"{str(root)!r} holds more than {limits.files} files: name a smaller folder")
+        if total > limits.total_bytes:
+            raise InputError(f"{str(root)!r} holds more than {_mib(limits.total_bytes)}: name a smaller folder, or remove what is not an image")
     return sorted(members, key=lambda member: member.name)
+
+
+def _bytes_read(path: Path, limits: Limits) -> int:
+    """Size of a file that `_read_file` does not refuse."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return 0
+    return info.st_size if stat.S_ISREG(info.st_mode) and info.st_size <= limits.file_bytes else 0
 
 
 def _read_file(path: Path, limits: Limits) -> bytes:

@@ -24,7 +24,7 @@ from backend.reference.renderer import CraterParameters, render, sample_paramete
 from backend.reference.selection import medoids, quantise
 
 COUNT = 73  # as many as the reference images of the system that this one follows
-GROUND = 20  # of them; 28 % as among the training prompts
+GROUND = 20  # of them; 28 % as among the first twenty-five training prompts
 POOL = 3000
 SEED = 73
 SIZE = 128

@@ -50,14 +50,16 @@ def parse_captions(data: bytes, name: str) -> dict[str, str]:
     return captions
 
 
-def caption_for(name: str, captions: dict[str, str]) -> str | None:
-    """The caption of an image by its whole path in the source, the end of it, or its bare name."""
+def key_for(name: str, captions: dict[str, str]) -> str | None:
+    """The key that an image's caption stands under: its whole path in the source, the end of it, or its bare name."""
     parts = PurePosixPath(name).parts
-    for start in range(len(parts)):
-        key = "/".join(parts[start:])
-        if key in captions:
-            return captions[key]
-    return None
+    return next((key for start in range(len(parts)) if (key := "/".join(parts[start:])) in captions), None)
+
+
+def caption_for(name: str, captions: dict[str, str]) -> str | None:
+    """The caption of an image under its `key_for`."""
+    key = key_for(name, captions)
+    return None if key is None else captions[key]
 
 
 def read_captions(path: str | Path) -> dict[str, str]:

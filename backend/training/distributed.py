@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,7 @@ def team_control(run: Run, team: Team) -> Any:
 
     class TeamControl(Control):
         def should_stop(self) -> bool:
-            if team.rank == 0:
-                self.poll()
-            return False
+            return False  # nobody leaves an episode that the others go on with, and what is asked meanwhile waits for `turnover`
 
         def turnover(self) -> bool:
             orders = None
@@ -95,8 +94,10 @@ def team_control(run: Run, team: Team) -> Any:
     return TeamControl(run)
 
 
-def train_together(config: TrainConfig, run_id: Callable[[], str], root: Path, build: Any = None, **keywords: Any) -> str:
-    """Train one run with all processes of the environment's team.
+def train_together(
+    config: TrainConfig, run_id: Callable[[], str], root: Path, build: Any = None, listen: Callable[[Any], AbstractContextManager[None]] = nullcontext, **keywords: Any
+) -> str:
+    """Train one run with all processes of the environment's team, from its newest sound checkpoint.
 
     Rank 0 trains in the run's own directory; the others do exactly the same in a temporary one that is thrown away.
 
@@ -105,6 +106,7 @@ def train_together(config: TrainConfig, run_id: Callable[[], str], root: Path, b
         run_id: called on rank 0 for the id of the run.
         root: the folder of runs, which all processes see.
         build: session builder.
+        listen: what hears signals meanwhile, from the control; on every rank, since torchrun sends them to all.
         keywords: go to `train`.
     """
     from backend.training.session import build_session
@@ -125,7 +127,9 @@ def train_together(config: TrainConfig, run_id: Callable[[], str], root: Path, b
             session.agent.join_ranks(team)
             return session
 
-        return train(config, run, team_control(run, team), build=shared, **keywords)
+        control = team_control(run, team)
+        with listen(control):
+            return train(config, run, control, build=shared, **keywords)
     finally:
         team.leave()
         if scratch:

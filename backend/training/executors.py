@@ -13,7 +13,9 @@ from typing import Any, Protocol
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import LIVE, Run
-from backend.runs.status import StatusWriter
+from backend.runs.control import Request, drop_requests
+from backend.runs.status import StatusWriter, fresh_status
+from backend.runs.takeover import claim_attempt
 from backend.training.lease import DeviceLease
 from backend.training.libraries import import_trainer
 
@@ -116,7 +118,7 @@ class ProcessExecutor:
             return ""
         if code == 0:
             return ""
-        sentence = run.status().error or exit_sentence(code, run.config, _last_line(run.path / "process.txt"))
+        sentence = run.status().error or exit_sentence(code, run.config, last_line(run.path / "process.txt"))
         settle(run, "failed", "", error=sentence)
         return sentence
 
@@ -142,6 +144,32 @@ def settle(run: Run, state: str, message: str, error: str) -> None:
         StatusWriter(run.status_path, status).update(state=state, message=message, error=error, phase="", requested="", eta_seconds=None)
 
 
+def queue_again(run: Run, executor: str = "", message: str = "") -> list[Request]:
+    """Queue a run that has ended early; what it reached stays in its status.
+
+    Returns:
+        Requests that were left for the earlier process; they are dropped.
+
+    Raises:
+        InputError: another process took it over meanwhile.
+    """
+    status = run.status()
+    attempt = claim_attempt(run.attempts_dir, status.attempt)
+    dropped = drop_requests(run.control_dir)
+    kept = {name: getattr(status, name) for name in ("episode", "best_score", "best_episode", "base_level", "reference_level", "score", "trainable")}
+    StatusWriter(run.status_path, fresh_status(state="queued", attempt=attempt, total=run.config.episodes, executor=executor, message=message, **kept)).update()
+    return dropped
+
+
+def leave_cluster(run: Run) -> bool:
+    """Stop a run whose job still waits in a cluster's queue: when the job's turn comes it ends at once. False where it does not wait there."""
+    status = run.status()
+    if status.state != "queued" or status.executor != "slurm":
+        return False
+    settle(run, "stopped", "stopped while its job waited in the cluster's queue; the job, which squeue still shows, does nothing", error="")
+    return True
+
+
 def exit_sentence(code: int, config: TrainConfig, last_line: str = "") -> str:
     """What a child's exit status means, for a person."""
     if code == -signal.SIGKILL:
@@ -152,7 +180,8 @@ def exit_sentence(code: int, config: TrainConfig, last_line: str = "") -> str:
     return last_line[:300] or f"the training process ended with status {code}; log.txt has its last words"
 
 
-def _last_line(path: Path) -> str:
+def last_line(path: Path) -> str:
+    """The last line of a child's output; empty where there is none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:

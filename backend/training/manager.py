@@ -10,12 +10,9 @@ from typing import Any
 from backend.config import TrainConfig, make_config, upgrade
 from backend.errors import InputError
 from backend.runs import LIVE, Login, Owner, Run, RunStore, is_owner, new_owner, set_owner
-from backend.runs.control import drop_requests
 from backend.runs.process import identity
-from backend.runs.status import StatusWriter, fresh_status
-from backend.runs.takeover import claim_attempt
 from backend.training.chunks import Chunk, chunks_awaited
-from backend.training.executors import settle
+from backend.training.executors import leave_cluster, queue_again, settle
 from backend.training.host import Host
 from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
@@ -133,10 +130,7 @@ class Manager:
         status = run.status()
         if state == "completed" and status.episode >= run.config.episodes:
             raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
-        attempt = claim_attempt(run.attempts_dir, status.attempt)
-        dropped = drop_requests(run.control_dir)
-        kept = {name: getattr(status, name) for name in ("episode", "best_score", "best_episode", "base_level", "reference_level", "score", "trainable")}
-        StatusWriter(run.status_path, fresh_status(state="queued", attempt=attempt, total=run.config.episodes, **kept)).update()
+        dropped = queue_again(run)
         self._owners[run_id] = token or ""
         if self.chunk is None:
             self.host.enqueue(run)
@@ -207,7 +201,7 @@ class Manager:
             The request's id; empty for a queued run, which has left the queue already.
         """
         run = self._steerable(run_id, token)
-        if self.host.take_out(run) or self._leave_chunks(run):
+        if self.host.take_out(run) or self._leave_chunks(run) or leave_cluster(run):
             return ""
         return self._request(run_id, token, "stop")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from backend.base_model import judges, publish
 from backend.base_model.card import training_cost, training_rows
 from backend.base_model.data import SHARD, SIZE, load_dataset, shard_path
-from backend.base_model.recipe import MODEL, Recipe, replace_folder, run_recipe
+from backend.base_model.recipe import MODEL, Recipe, run_recipe
+from backend.base_model.target import replace_folder
 from backend.cli.app import main
 from backend.errors import InputError
 
@@ -26,6 +28,19 @@ def test_too_few_renders_are_refused_before_a_judge_is_touched(tmp_path: Path) -
     with pytest.raises(InputError, match="renders of the 12288"):
         list(judges.fit_regressors(tmp_path, 12_288))
     assert {path: path.read_bytes() for path in judges.FOLDER.iterdir()} == before
+
+
+def test_the_remedy_for_missing_renders_fills_the_folder_that_lacks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.base_model.data.SHARD", 2)
+    monkeypatch.setattr("backend.base_model.data.SIZE", 32)
+    work = tmp_path / "other"
+    for count in (2, 3):  # none, and too few
+        with pytest.raises(InputError) as caught:
+            load_dataset(work / "renders", count)
+        command = str(caught.value).partition("run `python -m backend ")[2].partition("`")[0]
+        with pytest.raises(SystemExit) as stopped:
+            main(shlex.split(command))
+        assert not stopped.value.code and len(load_dataset(work / "renders", count)[0]) == count
 
 
 def test_a_log_without_training_leaves_curves_and_cost_alone(tmp_path: Path) -> None:

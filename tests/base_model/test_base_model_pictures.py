@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from backend.base_model.data import SIZE, mixture
 from backend.base_model.denoiser import Denoiser, build_unet, train_denoiser
 from backend.base_model.finetune import FineTuning, fine_tune
 from backend.base_model.linear_code import build_autoencoder, fit_linear_code
-from backend.base_model.pictures import MINIMUM, load_pictures
+from backend.base_model.pictures import MINIMUM, cut_notes, load_pictures
 from backend.base_model.recipe import Log, assemble, initialisation
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.cli.app import main
@@ -99,6 +100,18 @@ def test_unknown_words_are_listed_and_training_goes_on(folder) -> None:
     assert "2 words" in note and "gusev" in note and "near" in note and "training goes on" in note
 
 
+def test_captions_longer_than_the_text_encoder_reads_are_counted_and_the_first_ends_where_it_is_said_to(folder, base, tmp_path) -> None:
+    words = [VOCABULARY[i % len(VOCABULARY)] for i in range(40)]
+    texts = (" ".join(words[:30]), " ".join(words[:31]), " ".join(words))  # with start and end 32, 33 and 42 tokens
+    rewrite(folder, lambda rows: [*({**row, "text": text} for row, text in zip(rows, texts, strict=False)), *rows[3:]])
+    notes: list[str] = []
+    fine_tune(load_pictures(folder, None), replace(TINY, sharpen_steps=0), tmp_path / "out", start_from=base, work=tmp_path / "work", note=notes.append)
+    (note,) = notes
+    assert note.startswith("2 of 5 captions have more than the 32 tokens") and f"…{' '.join(words[:30])[-60:]}'" in note
+    tokenizer = build_tokenizer(VOCABULARY)
+    assert cut_notes(texts[:1], tokenizer) == [] and tokenizer(texts[2], truncation=True).input_ids[1:-1] == tokenizer(texts[0]).input_ids[1:-1]
+
+
 FAULTS = {
     "no caption \\(crop_4.png\\)": lambda f: rewrite(f, lambda rows: rows[:-1]),
     "belong to no image .*crop_9.png": lambda f: rewrite(f, lambda rows: [*rows, {"file_name": "crop_9.png", "text": "aerial view of mars craters"}]),
@@ -109,6 +122,17 @@ FAULTS = {
     "crop_3.png: 16 x 16 pixels: each side needs at least 32": lambda f: Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(f / "crop_3.png"),
     "line 1: not JSON": lambda f: (f / "metadata.jsonl").write_text("{"),
 }
+
+
+def test_a_caption_is_not_taken_for_that_of_another_image_of_the_same_name(folder, crops) -> None:
+    (folder / "extra").mkdir()
+    Image.fromarray(crops[0][1, ::-1]).save(folder / "extra/crop_0.png")
+    with pytest.raises(InputError, match="caption of crop_0.png would serve 2 images .crop_0.png, extra/crop_0.png.: give each a row"):
+        load_pictures(folder, None)
+    rewrite(folder, lambda rows: [*rows, {"file_name": "extra/crop_0.png", "text": "ground view of mars craters"}])
+    pictures = load_pictures(folder, None)
+    assert dict(zip(pictures.names, pictures.captions, strict=True))["extra/crop_0.png"] == "ground view of mars craters"
+    assert pictures.captions.count(crops[1][0]) == crops[1].count(crops[1][0])
 
 
 @pytest.mark.parametrize("message", FAULTS)

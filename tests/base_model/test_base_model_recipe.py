@@ -86,6 +86,20 @@ def test_learning_rate_rises_and_falls() -> None:
     assert factors[0] < 0.01 and factors[199] == 1.0 > factors[400] > factors[600] and factors[-1] < 0.01
 
 
+@pytest.mark.parametrize("steps", [0, 1, 18, 19, 20, 400])
+def test_the_decoders_learning_rate_rises_and_falls_whatever_the_number_of_steps(steps: int) -> None:
+    optimiser = torch.optim.AdamW(torch.nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule, rates = decoder.one_cycle(optimiser, 2e-3, steps), []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert schedule.get_last_lr()[0] < 1e-7
+    peak = int(np.argmax(rates)) if rates else 0
+    assert peak <= 0.05 * steps and rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert not steps > 1 or max(rates) > 1.9e-3
+
+
 def _train(images: np.ndarray, steps: int, total: int, state: Path) -> Denoiser:
     code = fit_linear_code(images, channels=4)
     tokenizer = build_tokenizer(VOCABULARY)
@@ -233,6 +247,17 @@ def test_further_training_needs_a_pipeline(tmp_path: Path) -> None:
         open_parts(tmp_path, 1)
 
 
+def test_a_start_that_cannot_be_trained_further_leaves_the_work_folder_free(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "render", lambda *args: pytest.fail("rendered"))
+    code, tokenizer = fit_linear_code(images, channels=4), build_tokenizer(VOCABULARY)
+    with initialisation(0):
+        start = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "start", {}, Log(tmp_path))
+    for channels, folder, message in ((None, tmp_path / "mistyped", "base-model train"), (3, start, "has 4 already"), (65, start, "give one of 4 to 64")):
+        with pytest.raises(InputError, match=message):
+            recipe.run_recipe(Recipe(channels=channels), tmp_path / "work", tmp_path / "out", folder)
+        assert not (tmp_path / "work").exists()
+
+
 def test_rendered_shards_resume_and_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.base_model.data.SHARD", 2)
     monkeypatch.setattr("backend.base_model.data.SIZE", 32)
@@ -280,3 +305,18 @@ def test_kept_code_of_other_channels_is_refused_not_ignored(images: np.ndarray, 
     assert len(linear_code(images, tmp_path, 5).matrix) == len(linear_code(images, tmp_path).matrix) == 5
     with pytest.raises(InputError, match="training with 5"):
         linear_code(images, tmp_path, 6)
+
+
+def test_the_code_of_another_training_is_named_with_its_progress_and_not_taken_over(tmp_path: Path) -> None:
+    progress.claim(tmp_path, {"channels": 4})
+    for name in progress.STAGES:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="delete code.npz, decoder.pt, .* job.json there") as caught:
+        progress.claim(tmp_path, {"channels": None})
+    for name in str(caught.value).partition("delete ")[2].removesuffix(" there").split(", "):
+        (tmp_path / name).unlink()
+    progress.claim(tmp_path, {"channels": None})  # the remedy helps
+    (tmp_path / "job.json").unlink()
+    (tmp_path / "code.npz").touch()
+    with pytest.raises(InputError, match="nothing is known of .code.npz"):
+        progress.claim(tmp_path, {"channels": None})

@@ -137,6 +137,10 @@ def test_settings_read_the_environment() -> None:
     assert not Settings.from_environment({"GRADIO_SHARE": "False"}).require_token
     with pytest.raises(InputError, match="CRATER_MAX_QUEUE"):
         Settings.from_environment({"CRATER_MAX_QUEUE": "many"})
+    assert Settings.from_environment({"CRATER_TICK_SECONDS": "0.5"}).tick_seconds == 0.5
+    for value in ("abc", "0", "-1", "nan", "inf"):
+        with pytest.raises(InputError, match=f"CRATER_TICK_SECONDS = '{value}': give seconds above 0"):
+            Settings.from_environment({"CRATER_TICK_SECONDS": value})
 
 
 def test_saved_settings_load_again_and_uploads_cannot_name_files(context: PageContext, tmp_path: Path) -> None:

@@ -118,6 +118,19 @@ def test_total_size_archive_size_and_large_member(tmp_path):
         import_reference(source, tmp_path / "set", limits=Limits(file_bytes=100_000))
 
 
+def test_the_total_size_of_a_folder_counts_what_would_be_read(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for index in range(4):
+        (folder / f"{index}.png").write_bytes(png(index))
+    bound = sum(path.stat().st_size for path in folder.iterdir())
+    for name in ("large.tif", ".hidden"):  # each refused or passed over by itself
+        (folder / name).write_bytes(bytes(2 * bound))
+    assert len(import_reference(folder, tmp_path / "set", limits=Limits(total_bytes=bound, file_bytes=bound)).accepted) == 4
+    with pytest.raises(InputError, match="holds more than .* bytes: name a smaller folder"):
+        import_reference(folder, tmp_path / "other", limits=Limits(total_bytes=bound - 1, file_bytes=bound))
+
+
 def test_encrypted_damaged_and_unknown_archives(tmp_path):
     source = zip_of(tmp_path / "secret.zip", [("1.png", png(1)), ("2.png", png(2)), ("3.png", png(3))], zipfile.ZIP_STORED)
     data = bytearray(source.read_bytes())

@@ -63,6 +63,15 @@ def test_shadowed_interiors_are_darker_than_sunlit_ones():
     assert means[0] > 0.15 and means[0] > 3 * means[1]
 
 
+@pytest.mark.parametrize("sensor", SENSORS)
+@pytest.mark.parametrize(("interiors", "low", "high"), [("shadowed interiors", 11.0, 20.0), ("sunlit interiors", 48.0, 65.0)])
+def test_interiors_that_are_asked_for_have_their_sun_with_every_sensor(sensor, interiors, low, high):
+    rng = np.random.default_rng(3)
+    elevations = [sample_parameters(rng, sensor=sensor, interiors=interiors).sun_elevation for _ in range(40)]
+    assert low <= min(elevations) < max(elevations) <= high
+    assert sample_parameters(rng, sensor=sensor, interiors=interiors, sun_elevation=30.0).sun_elevation == 30.0
+
+
 def test_the_sun_lights_the_wall_opposite_to_it():
     base = CraterParameters(kind="bowl", size=0.6, depth_ratio=0.2, infill=0.2, sun_elevation=25.0, roughness=0.01, small_craters=0.0, noise=0.0, albedo_contrast=0.0)
     middle, near, far = slice(40, 88), slice(28, 40), slice(88, 100)

@@ -14,7 +14,7 @@ from backend.training.executors import exit_sentence, wants_process
 from backend.training.live import LENT
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build, small_config
-from tests.training.steering import wait_for
+from tests.training.steering import child, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
@@ -22,18 +22,6 @@ LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "exec
 
 def state(manager, run_id):
     return manager.status(run_id)["effective_state"]
-
-
-def child(store, **keywords):
-    """A command that trains with the small learner in a process of its own."""
-    arguments = ", ".join(f"{k}={v!r}" for k, v in keywords.items())
-    code = (
-        "import sys; from backend.runs import RunStore; from backend.training.trainer import train; from backend.training.control import Control; "
-        "from backend.cli.watching import stop_on_signals; from tests.training.fake_learner import fake_build; "
-        f"run = RunStore({str(store.root)!r}).get(sys.argv[1]); control = Control(run)\n"
-        f"with stop_on_signals(control): sys.exit(train(run.config, run, control, build=fake_build({arguments}), executor='process') == 'failed')"
-    )
-    return lambda run: [sys.executable, "-c", code, run.id]
 
 
 def test_a_child_process_trains_lends_the_device_and_is_killed(store):

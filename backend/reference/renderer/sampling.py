@@ -12,6 +12,7 @@ from backend.errors import InputError
 from backend.reference.renderer.parameters import COMPLEX_KINDS, INTERIORS, KINDS, RIMS, TERRAINS, CraterParameters, fresh_depth_km, fresh_rim_km
 from backend.reference.renderer.sensors import PRESETS, pick
 
+SUN = {"shadowed interiors": (11.0, 20.0), "sunlit interiors": (48.0, 65.0)}  # elevation in degrees that the words act through
 REPOSE = 34.0  # degrees: walls of Martian craters stand at 25 to 35
 
 
@@ -45,11 +46,14 @@ def _size_range(kind: str) -> tuple[float, float]:
 def sample_parameters(rng: np.random.Generator, **fixed: Any) -> CraterParameters:
     """Draw one picture's parameters; `fixed` names fields to hold, the others are drawn to agree with them.
 
-    With a `sensor` other than "none" the scenes are those of that instrument's crater pictures (`sensors.py`).
+    With a `sensor` other than "none" the scenes are those of that instrument's crater pictures (`sensors.py`); interiors of `SUN` that are held have their sun.
     Raises InputError for an unknown field or value."""
     sensor = fixed.get("sensor", "none")
     if sensor in PRESETS:
-        fixed = PRESETS[sensor].draw(rng, fixed) | fixed
+        drawn = PRESETS[sensor].draw(rng, fixed)
+        if fixed.get("interiors") in SUN:
+            drawn.pop("sun_elevation", None)
+        fixed = drawn | fixed
     return _sample(rng, fixed)
 
 
@@ -69,7 +73,7 @@ def _sample(rng: np.random.Generator, fixed: dict[str, Any]) -> CraterParameters
     diameter = float(fixed.get("diameter_km", math.exp(rng.uniform(*((math.log(8), math.log(40)) if is_complex else (math.log(1.5), math.log(7)))))))
     infill = float(fixed.get("infill", _infill(rng, kind, interiors)))
     shallow = (0.25 + 0.75 * freshness) * (0.45 if kind in ("infilled", "ghost") else 1.0)
-    low, high = {"shadowed interiors": (11.0, 20.0), "sunlit interiors": (48.0, 65.0)}.get(interiors, (18.0, 50.0))
+    low, high = SUN.get(interiors, (18.0, 50.0))
     small = {"cratered highlands": 55.0, "dusty plains": 3.0, "dune fields": 3.0}.get(terrain, 11.0)
     rough = {"rocky plains": 1.3, "dusty plains": 0.5, "smooth plains": 0.7, "cratered highlands": 1.4}.get(terrain, 1.0)
     drawn = {
