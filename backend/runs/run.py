@@ -173,7 +173,7 @@ class Run:
         return send_request(self.control_dir, kind, payload)
 
     def asked(self) -> str:
-        """ "stop" or "pause" where such a request waits to be read, else nothing."""
+        """What the requests that wait to be read would have the run do: stop, pause or nothing."""
         return asked_of(self.control_dir)
 
     def config_text(self) -> str:

@@ -276,7 +276,7 @@ class Manager:
         }
 
     def _requested(self, run: Run, state: str) -> str:
-        """ "stop" or "pause" where a live run was asked for it and has not obeyed yet."""
+        """What a live run was asked for and has not obeyed yet: stop, pause or nothing."""
         return (run.asked() or run.status().requested) if state in LIVE else ""
 
     def _why_waiting(self, place: int | None, phase: str) -> str:
