@@ -295,18 +295,6 @@ def test_what_a_trainer_in_a_long_call_has_not_read_yet_is_told_and_a_pause_can_
     assert manager.shutdown(60)
 
 
-def test_a_pause_that_was_read_stands_in_the_status_until_the_episode_ends(manager, store):
-    run_id, token = manager.start({**LONG, "num_inference_steps": 1000})
-    wait_for(lambda: manager.status(run_id)["step"] >= 1)
-    manager.pause(run_id, token)
-    wait_for(lambda: not list(store.get(run_id).control_dir.iterdir()))
-    wait_for(lambda: store.get(run_id).status().requested == "pause" or state(manager, run_id) == "paused")
-    assert manager.status(run_id)["requested"] == "pause" and state(manager, run_id) == "running"
-    assert manager.resume(run_id, token) == "going on"
-    wait_for(lambda: manager.status(run_id)["requested"] == "" and not list(store.get(run_id).control_dir.iterdir()))
-    manager.stop(run_id, token)
-
-
 def test_an_unzipped_run_resumes_saves_and_is_steered(manager, store, tmp_path):
     run_id, _, _ = stopped_midway(manager)
     archive = store.zip(run_id, tmp_path, checkpoints=False)

@@ -158,6 +158,28 @@ def test_rubbish_and_twenty_requests_at_once_are_all_answered(store):
     assert run.status().state == "stopped" and list(run.control_dir.iterdir()) == []
 
 
+class Asked(Control):
+    """Asks three things amid an episode and remembers what the status says after each was read."""
+
+    seen = ()
+
+    def should_stop(self):
+        if not self.seen and self.run.status().episode == 2:
+            for kind in ("pause", "resume", "stop"):
+                self.run.request(kind)
+                self.poll(at_once=True)
+                self.seen = (*self.seen, self.run.status().requested)
+        return self.stopping
+
+
+def test_what_was_read_and_not_done_yet_stands_in_the_status(store):
+    config = small_config()
+    run = store.create(config)
+    control = Asked(run)
+    assert train(config, run, control, build=fake_build()) == "stopped"
+    assert control.seen == ("pause", "", "stop") and run.status().requested == ""
+
+
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_change_that_no_episode_took_before_the_stop_is_applied_on_resume(store, paused):
     config = small_config(episodes=2000, sample_every=5000, save_every=5000, probe_every=0)
