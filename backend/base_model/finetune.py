@@ -118,13 +118,8 @@ def fine_tune(
     )  # fmt: skip
     sharpen(tuned, vae, tokenizer, pairs, plan.sharpen_steps, work, plan.seed, log, plan.device)
     after = losses(tuned, pairs, len(pictures.images), code, tokenizer, plan.device)
-    record = asdict(plan) | {
-        "pictures": len(pictures.images),
-        "pictures_sha256": job["pictures"],
-        "loss_before": before,
-        "loss_after": after,
-        "started_from": training_record(start_from) | {"weights_sha256": job["start_from"]},
-    }
+    record = asdict(plan) | {"pictures": len(pictures.images), "pictures_sha256": job["pictures"], "loss_before": before, "loss_after": after}
+    record["started_from"] = training_record(start_from) | {"weights_sha256": job["start_from"]}
     replace_folder(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record, log))
     for name in STAGES:
         (work / name).unlink(missing_ok=True)

@@ -1,9 +1,12 @@
-"""Waiting for a run, and stopping one at a chosen moment."""
+"""Starting a run in the background, asking how it is, waiting for it, and stopping it at a chosen moment."""
 
 import sys
+import threading
 import time
 
 from backend.training.control import Control
+from backend.training.trainer import train
+from tests.training.fake_learner import fake_build
 
 
 def wait_for(condition, seconds=150):
@@ -36,3 +39,18 @@ def child(store, **keywords):
         f"with stop_on_signals(control): sys.exit(train(run.config, run, control, build=fake_build({arguments}), executor='process') == 'failed')"
     )
     return lambda run: [sys.executable, "-c", code, run.id]
+
+
+def in_background(store, config, **keywords):
+    run = store.create(config)
+    thread = threading.Thread(target=train, args=(config, run), kwargs={"build": fake_build(**keywords)}, daemon=True)
+    thread.start()
+    return run, thread
+
+
+def answers(run):
+    return {e["request"]: e for e in run.events() if e["kind"] == "acknowledgement"}
+
+
+def state(manager, run_id):
+    return manager.status(run_id)["effective_state"]

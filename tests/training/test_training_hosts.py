@@ -14,14 +14,10 @@ from backend.training.executors import exit_sentence, wants_process
 from backend.training.live import LENT
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build, small_config
-from tests.training.steering import child, wait_for
+from tests.training.steering import child, state, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
-
-
-def state(manager, run_id):
-    return manager.status(run_id)["effective_state"]
 
 
 def test_a_child_process_trains_lends_the_device_and_is_killed(store):

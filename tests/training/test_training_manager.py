@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import make_config
 from backend.errors import InputError
 from backend.runs import RunStore, new_owner
 from backend.runs.status import StatusWriter
 from backend.training.lease import DeviceLease
-from backend.training.limits import Limits, measuring_images, probed_images, sampled_images
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build
-from tests.training.steering import wait_for
+from tests.training.steering import state, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
@@ -29,10 +27,6 @@ def manager(store):
     made = Manager(store, build=fake_build(step_seconds=0.001), require_token=True)
     yield made
     assert made.shutdown(150)
-
-
-def state(manager, run_id):
-    return manager.status(run_id)["effective_state"]
 
 
 def test_start_returns_at_once_and_the_run_completes(manager):
@@ -115,58 +109,6 @@ def test_settings_are_refused_before_anything_is_written(store, tmp_path):
             manager.start(values)
         assert refused.value.field == field
     assert not store.root.exists()
-
-
-def test_limits_of_a_demo(store):
-    manager = Manager(store, limits=Limits(max_episodes=5000, max_images=20_000, max_queue=2, runs_per_owner=2), build=fake_build(step_seconds=0.001), trust_paths=False)
-    owner = new_owner()
-    with pytest.raises(InputError, match="at most 5000"):
-        manager.start({**LONG, "episodes": 6000})
-    with pytest.raises(InputError, match="at most 20000"):
-        manager.start({**LONG, "images_per_prompt": 8})
-    with pytest.raises(InputError, match="may not set base_model"):
-        manager.start({**LONG, "base_model": "someone/model"})
-    ids = [manager.start(LONG, owner).run_id for _ in range(2)]
-    with pytest.raises(InputError, match="allows 2: stop one"):
-        manager.start(LONG, owner)
-    wait_for(lambda: manager.active() == ids[0])
-    manager.start(LONG)
-    with pytest.raises(InputError, match="no more than 2 may"):
-        manager.start(LONG)
-    assert manager.shutdown(150)
-    assert [s.state for s in store.list()] == ["stopped"] * 3
-
-
-def test_what_a_run_draws_beside_its_training_is_capped_too():
-    limits = Limits(max_images=1600)
-    config = make_config({"episodes": 100})
-    limits.check_settings(config)  # 1600 images at 10 steps, and 120 of probes, 198 of samples, 128 of the evaluation
-    assert (probed_images(config), sampled_images(config), measuring_images(config)) == (120, 198, 446)
-    for values, field in [({"eval_images": 642}, "eval_images"), ({"probe_images": 213}, "probe_images"), ({"probe_every": 1, "probe_images": 13}, "probe_images"),
-                          ({"sample_every": 1, "eval_images": 282}, "sample_every"), ({"num_inference_steps": 32}, "num_inference_steps"),
-                          ({"num_inference_steps": 1000, "episodes": 2}, "num_inference_steps")]:  # fmt: skip
-        with pytest.raises(InputError, match="at most") as refused:
-            limits.check_settings(make_config({"episodes": 100, **values}))
-        assert refused.value.field == field, values
-    for values in ({"eval_images": 641}, {"num_inference_steps": 31}, {"probe_every": 0, "probe_images": 4096}):
-        limits.check_settings(make_config({"episodes": 100, **values}))
-
-
-def test_a_resumed_run_needs_a_place_like_a_new_one(store):
-    manager = Manager(store, limits=Limits(max_queue=1, runs_per_owner=1), build=fake_build(step_seconds=0.001))
-    owner = new_owner()
-    first, _ = manager.start(LONG, owner)
-    wait_for(lambda: state(manager, first) == "running")
-    manager.stop(first, owner)
-    assert manager.wait_until_idle(150)
-    second, _ = manager.start(LONG, owner)
-    wait_for(lambda: manager.active() == second)
-    with pytest.raises(InputError, match="you have 1 runs"):
-        manager.resume(first, owner)
-    manager.start(LONG)
-    with pytest.raises(InputError, match="1 runs wait already"):
-        manager.resume(first)
-    assert state(manager, first) == "stopped" and manager.shutdown(150)
 
 
 def test_a_clone_has_the_settings_and_its_changes(manager, store):
