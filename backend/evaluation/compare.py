@@ -103,6 +103,8 @@ def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured
 def guards_of(precision: Interval, adherence: Interval | None, close: Interval) -> dict[str, Any]:
     """Whether quality was kept; an adherence that cannot be measured passes and is said to be unmeasured.
 
+    `unsettled` names the guards that are not kept though the interval holds no change at all: more images are needed to tell.
+
     Args:
         precision: change in points.
         adherence: relative change.
@@ -111,7 +113,9 @@ def guards_of(precision: Interval, adherence: Interval | None, close: Interval) 
     kept, fresh = bool(precision.low > PRECISION_MARGIN), bool(close.high < CLOSE_MARGIN)
     obeyed = None if adherence is None else bool(adherence.estimate >= ADHERENCE_MARGIN)
     margins = {"precision_margin": PRECISION_MARGIN, "adherence_margin": ADHERENCE_MARGIN, "memorisation_margin": CLOSE_MARGIN}
-    return {"precision": kept, "adherence": obeyed, "memorisation": fresh, "precision_low": precision.low, **margins, "passed": kept and fresh and obeyed is not False}
+    unsettled = ["precision"] if not kept and precision.high >= 0 else []
+    verdicts = {"precision": kept, "adherence": obeyed, "memorisation": fresh, "unsettled": unsettled}
+    return {**verdicts, "precision_low": precision.low, **margins, "passed": kept and fresh and obeyed is not False}
 
 
 def compare(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ from backend.diffusion.noise import NoiseSource
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.evaluation import evaluate, generate, renders
+from backend.evaluation.bootstrap import Interval
 from backend.evaluation.cache import cached_arrays
-from backend.evaluation.compare import PRECISION, REALISM
+from backend.evaluation.compare import PRECISION, REALISM, guards_of
+from backend.evaluation.notes import against_constants, notes_on
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.evaluation.results import load_map
 from backend.policies.base import build_policy
@@ -126,15 +127,32 @@ def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, mo
     vendi = next(row for row in lost["table"] if row["measure"] == "Vendi score, Lite2")
     assert lost["attainable"]["estimate"] == pytest.approx((1 - vendi["base"]) / (vendi["ceiling"] - vendi["base"]), abs=1e-6)  # images all alike score 1
     odd = kept | {"attainable": {"estimate": 2.0}}  # as where the base is more varied than the ceiling
-    assert not any("perfect denoiser" in note for note in [*lost["notes"], *evaluate.notes_on(odd, SimpleNamespace(notes=[]))])
+    assert not any("perfect denoiser" in note for note in [*lost["notes"], *notes_on(odd)])
 
 
 @pytest.mark.parametrize(("high", "said", "unsaid"), [(7.8, "cannot tell damage from luck", "paid for with"), (-1.0, "paid for with precision", "luck")])
 def test_a_guard_that_few_images_miss_is_no_damage_yet(high: float, said: str, unsaid: str):
     rows = [{"measure": PRECISION, "estimate": -2.0, "low": -11.0, "high": high}, {"measure": REALISM, "estimate": 0.001, "low": -0.009, "high": 0.013}]
-    result = {"images": 64, "real_images": 400, "small": True, "guards": {"precision": False, "adherence": True, "memorisation": True}, "table": rows}
-    notes = " ".join(evaluate.notes_on(result, SimpleNamespace(notes=[])))
+    guards = guards_of(Interval(-2.0, -11.0, high), None, Interval(0, 0, 0))
+    notes = " ".join(notes_on({"images": 64, "real_images": 400, "small": True, "guards": guards, "table": rows}))
     assert said in notes and unsaid not in notes
+
+
+def test_policy_and_constants_are_compared_under_the_same_guards():
+    """A policy that pays with precision is not said to beat a constant that was held to it."""
+    kept, luck, damage = (guards_of(Interval(-2.0, low, high), None, Interval(0, 0, 0)) for low, high in ((-2.5, 0), (-11, 7), (-9, -1)))
+    candidates = [{"guidance": 9.0, "gap_closed": 0.1, "guards": kept}, {"guidance": 12.0, "gap_closed": 0.3, "guards": damage}]
+    trivial = {"best": candidates[0], "candidates": candidates}
+
+    def said(guards: dict, constants: dict = trivial) -> str:
+        return against_constants({"images": 64, "guidance": 7.5, "gap_closed": 0.2, "guards": guards, "trivial": constants})
+
+    assert "closes more" in said(kept) and "Guidance 12 does not count, though it closes 30%: it does not keep the guards" in said(kept)
+    for guards, why in ((damage, "which the policy does not keep"), (luck, "which 64 images do not settle for the policy")):
+        assert f"without the guards, {why}: the best constant guidance (12) closes 30% of the gap, the policy 20%" in said(guards)
+        assert "more" not in said(guards)
+    unsettled = {"best": {"guidance": 7.5, "gap_closed": 0.0}, "candidates": [{"guidance": 10.5, "gap_closed": 0.26, "guards": luck}]}
+    assert "64 images do not settle its guards. Of the other guidances that were tried none passes." in said(kept, unsettled)
 
 
 def test_the_ceiling_is_decoded_with_progress_and_can_be_stopped_midway(make_run, monkeypatch):
