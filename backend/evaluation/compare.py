@@ -61,7 +61,12 @@ def diversity_rows(
 
 def _row(measure: str, base: float | None, tuned: float | None, interval: Interval | None, **extra: Any) -> dict[str, Any]:
     numbers = interval.to_dict() if interval is not None else {"estimate": None, "low": None, "high": None}
-    return {"measure": measure, "base": base, "tuned": tuned, **numbers, **extra}
+    return {"measure": measure, **{key: finite(value) for key, value in {"base": base, "tuned": tuned, **numbers, **extra}.items()}}
+
+
+def finite(value: Any) -> Any:
+    """The value, None for a number that JSON has no word for (NaN, infinite)."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
@@ -90,18 +95,23 @@ def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, refe
     return rows, changes[PRECISION]
 
 
-def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval]:
-    """Distance to the nearest reference image relative to that of unseen real images, the share that comes suspiciously close, and the change of that share."""
+def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval | None]:
+    """Distance to the nearest reference image relative to that of unseen real images, the share that comes suspiciously close, and the change of that share.
+
+    Where the real side is the reference itself no real image is unseen: dashes, and None for the change.
+    """
     held_out, known = judges.real.spaces["lite2"], reference.spaces["lite2"]
-    before, *after = (manifold.memorisation(item.spaces["lite2"], known, held_out) for item in (base, *tuned))
     titles = {"distance": "Nearest reference distance / unseen", "close": "Suspiciously close to the reference (share)"}
+    if np.array_equal(held_out, known):
+        return [_row(title, None, None, None) for title in titles.values()], None
+    before, *after = (manifold.memorisation(item.spaces["lite2"], known, held_out) for item in (base, *tuned))
     changes = {key: paired_bootstrap([np.stack([item[key] for item in after]), before[key]], generator) for key in titles}
     rows = [_row(title, float(before[key].mean()), float(np.mean([item[key].mean() for item in after])), changes[key]) for key, title in titles.items()]
     return rows, changes["close"]
 
 
-def guards_of(precision: Interval, adherence: Interval | None, close: Interval) -> dict[str, Any]:
-    """Whether quality was kept; an adherence that cannot be measured passes and is said to be unmeasured.
+def guards_of(precision: Interval, adherence: Interval | None, close: Interval | None) -> dict[str, Any]:
+    """Whether quality was kept; a guard that cannot be measured is None and decides nothing.
 
     `unsettled` names the guards that are not kept though the interval holds no change at all: more images are needed to tell.
 
@@ -110,12 +120,13 @@ def guards_of(precision: Interval, adherence: Interval | None, close: Interval) 
         adherence: relative change.
         close: change of the share of images that are suspiciously close to the reference.
     """
-    kept, fresh = bool(precision.low > PRECISION_MARGIN), bool(close.high < CLOSE_MARGIN)
+    kept = bool(precision.low > PRECISION_MARGIN)
+    fresh = None if close is None else bool(close.high < CLOSE_MARGIN)
     obeyed = None if adherence is None else bool(adherence.estimate >= ADHERENCE_MARGIN)
     margins = {"precision_margin": PRECISION_MARGIN, "adherence_margin": ADHERENCE_MARGIN, "memorisation_margin": CLOSE_MARGIN}
     unsettled = ["precision"] if not kept and precision.high >= 0 else []
     verdicts = {"precision": kept, "adherence": obeyed, "memorisation": fresh, "unsettled": unsettled}
-    return {**verdicts, "precision_low": precision.low, **margins, "passed": kept and fresh and obeyed is not False}
+    return {**verdicts, "precision_low": finite(precision.low), **margins, "passed": kept and fresh is not False and obeyed is not False}
 
 
 def compare(
@@ -154,5 +165,5 @@ def compare(
         "gap": {name: interval.to_dict() for name, interval in gaps.items()},
         "table": rows,
         "guards": guards_of(precision, relative, close),
-        "adherence": {key: value.to_dict() if isinstance(value, Interval) else value for key, value in adherence.items()},
+        "adherence": {key: value.to_dict() if isinstance(value, Interval) else finite(value) for key, value in adherence.items()},
     }

@@ -71,8 +71,8 @@ def set_stage(
     notes = []
     if not reference.simulated:
         judges = Judges(reference.images, None, device, reference.digest)
-        seen = judges.measure(reference.images)
-        notes.append("the reference set is not rendered: it stands for the ceiling and for the real side, and caption adherence is not measured")
+        seen = judges.real
+        notes.append("the reference set is not rendered: it stands for the ceiling and for the real side, and neither caption adherence nor memorisation is measured")
         return Stage(protocol, judges, seen, seen, reference.images, None, False, notes)
     real, targets = renders.held_out(count, SIZE, should_stop, _share(progress, "rendering held-out craters"))
     judges = Judges(real, targets, device, f"heldout-{count}-{SIZE}")

@@ -81,7 +81,8 @@ def test_guards():
     assert not guards_of(still, Interval(-0.06, -0.1, 0), still)["passed"]
     copied = guards_of(still, still, Interval(0.02, 0, 0.04))
     assert not copied["passed"] and not copied["memorisation"] and copied["precision"] and copied["adherence"]
-    assert guards_of(still, None, still)["passed"]
+    assert guards_of(still, None, still)["passed"] and guards_of(still, still, None)["passed"] and guards_of(still, still, None)["memorisation"] is None
+    assert guards_of(Interval(0, math.nan, math.nan), None, None)["precision_low"] is None  # JSON has no NaN
 
 
 def test_judges_see_diversity_where_it_is(cache):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from backend.analysis.report import comparison_html, report_html
 from backend.config import TrainConfig
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.sampler import Stopped
@@ -114,6 +115,21 @@ def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     drawn = generate.generate_images([PROMPTS[1]], [result["pairs"][1]["seed"]], run=run, device="cpu")
     shown = np.asarray(Image.open(run.path / "evaluation" / result["pairs"][1]["tuned"]))
     assert np.abs(drawn[0].astype(int) - shown).max() <= 1  # another batch size may round the last bit differently
+
+
+def test_photographs_leave_memorisation_unmeasured_and_no_nan_behind(make_run, reference):
+    """The real side is the reference itself: nothing is unseen, so no distance to it means anything."""
+    manifest = reference / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"simulated": False}))
+    run = make_run(push=0.2)
+    guards = evaluate.evaluate_run(run, device="cpu", guidances=())["guards"]
+    stored = json.loads(run.evaluation_path.read_text(), parse_constant=pytest.fail)
+    rows = [row for row in stored["table"] if "reference" in row["measure"]]
+    assert len(rows) == 2 and all(row[key] is None for row in rows for key in ("base", "tuned", "estimate", "low", "high"))
+    assert guards["memorisation"] is None and guards["passed"] == guards["precision"]
+    assert any("neither caption adherence nor memorisation is measured" in note for note in stored["notes"])
+    assert "| Suspiciously close to the reference (share) | – | – |" in (run.path / "evaluation" / "table.md").read_text()
+    assert "Suspiciously close" in report_html(run) and "Evaluation on test prompts" in comparison_html([run, run])
 
 
 def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, monkeypatch):
