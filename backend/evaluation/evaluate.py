@@ -17,7 +17,7 @@ from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.evaluation import renders
 from backend.evaluation.compare import compare, diversity_rows
 from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
-from backend.evaluation.judges import SIZE, Judges, Measured
+from backend.evaluation.judges import JUDGE, SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
 from backend.evaluation.notes import notes_on
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
@@ -25,6 +25,7 @@ from backend.evaluation.results import write_results
 from backend.evaluation.samples import write_evolution
 from backend.policies.base import Policy
 from backend.reference.dataset import load_reference
+from backend.rewards.spaces import parse_ensemble
 from backend.runs import Run
 
 TRIVIAL = (0.6, 1.4)  # constant guidances that a policy must beat, in units of the run's own: most models vary more at a lower one, the embedded model at a higher
@@ -143,6 +144,12 @@ def trivial_baseline(
     return {"best": max([{"guidance": stage.protocol.guidance, "gap_closed": 0.0}, *passed], key=lambda c: c["gap_closed"]), "candidates": candidates}
 
 
+def reward_sees_judge(config: TrainConfig) -> bool:
+    """Whether a part of the run's reward looks through the judge's own network."""
+    parts = parse_ensemble(config.ensemble, config.extractor)
+    return JUDGE in ({part.extractor for part in parts} or {config.extractor})
+
+
 def evaluate_run(
     run: Run,
     images: int | None = None,
@@ -166,7 +173,7 @@ def evaluate_run(
         should_stop: asked often.
 
     Returns:
-        What evaluation.json holds: `images`, `small`, `gap_closed`, `gap`, `attainable`, `table`, `guards`, `adherence`,
+        What evaluation.json holds: `images`, `small`, `gap_closed` (None where the reward saw the judge's network), `gap`, `attainable`, `table`, `guards`, `adherence`,
         `trivial`, `notes`, hashes of model, protocol and judge.
 
     Raises:
@@ -188,6 +195,9 @@ def evaluate_run(
     tuned = draw(backbone, policy, protocol.captions, protocol.seeds, protocol.steps, protocol.guidance, _share(progress, "drawing the tuned model"), should_stop)
     seen = stage.judges.measure(tuned)
     result = judge(stage, seen_base, [seen]) | {"trivial": trivial, "attainable": reach} | _facts(run, path.name, protocol, stage, digest, policy)
+    result["reward_saw_judge"] = reward_sees_judge(config)
+    if result["reward_saw_judge"]:
+        result["gap_closed"] = None
     result["notes"] = notes_on(result, stage.notes)
     result["seconds"] = round(time.monotonic() - started, 1)
     features = {"base": seen_base, "tuned": seen, "ceiling": stage.ceiling, "reference": stage.reference}

@@ -1,4 +1,4 @@
-"""The judges: Lite2 features and two kinds of statistics without a network. No reward sees any of them."""
+"""The judges: Lite2 features and two kinds of statistics without a network. No reward should see any of them; see `reward_sees_judge`."""
 
 from __future__ import annotations
 

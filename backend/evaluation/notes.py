@@ -31,6 +31,8 @@ def notes_on(result: Mapping[str, Any], known: Sequence[str] = ()) -> list[str]:
     notes = [f"{result['images']} images each of base and tuned at the same prompts and seeds; {result['real_images']} real images; intervals by paired bootstrap."]
     if result["small"]:
         notes.append(f"This is a first look: published figures use {PUBLISHED} images, and Vendi scores of other subset sizes cannot be compared.")
+    if result.get("reward_saw_judge"):
+        notes.append(_no_stranger(result))
     notes += [*known, *_guards(result)]
     reach = result.get("attainable")
     if reach and reach["estimate"] is not None and 0 <= round(reach["estimate"], 2) <= 1:  # outside, base and ceiling do not stand as this sentence supposes
@@ -38,6 +40,17 @@ def notes_on(result: Mapping[str, Any], known: Sequence[str] = ()) -> list[str]:
     if result.get("trivial") and result["gap_closed"] is not None:
         notes.append(against_constants(result))
     return notes
+
+
+def _no_stranger(result: Mapping[str, Any]) -> str:
+    """That the judge's network is the reward's own, and what the judge without a network says instead."""
+    gap, levels = result["gap"].get("wavelet"), next(row for row in result["table"] if row["measure"] == "Vendi score, wavelets")
+    wide = gap is not None and gap["low"] is not None and levels["ceiling"] > levels["base"]  # else there is no gap to close
+    instead = f" By wavelets, which need no network, {gap['estimate']:.0%} of the gap ({gap['low']:.0%} to {gap['high']:.0%}) is closed." if wide else ""
+    return (
+        f"The reward saw this judge's network ({result['judge']['extractor']}): what Lite2 says of gap, precision, adherence and memorisation is no stranger's verdict, "
+        f"so no share of the gap stands as the result.{instead} Train with another extractor."
+    )
 
 
 def _guards(result: Mapping[str, Any]) -> list[str]:

@@ -132,6 +132,17 @@ def test_photographs_leave_memorisation_unmeasured_and_no_nan_behind(make_run, r
     assert "Suspiciously close" in report_html(run) and "Evaluation on test prompts" in comparison_html([run, run])
 
 
+@pytest.mark.parametrize("settings", [{"extractor": "efficientnet_lite2"}, {"ensemble": "MMD=1, COVERAGE@efficientnet_lite2=0.2"}])
+def test_a_judge_that_the_reward_saw_gives_no_headline(make_run, settings):
+    run = make_run(push=0.2, **settings)
+    result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=(1.0,))
+    assert result["gap_closed"] is None and result["gap"]["lite2"]["estimate"] is not None and run.evaluation()["reward_saw_judge"]
+    said, levels = " ".join(result["notes"]), next(row for row in result["table"] if row["measure"] == "Vendi score, wavelets")
+    assert "The reward saw this judge's network (efficientnet_lite2)" in said and levels["ceiling"] > levels["base"]
+    assert f"By wavelets, which need no network, {result['gap']['wavelet']['estimate']:.0%}" in said
+    assert "constant guidance" not in said and not evaluate.reward_sees_judge(TrainConfig(extractor="efficientnet_lite2", ensemble="MMD@efficientnet_lite0=1"))
+
+
 def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, monkeypatch):
     def through(change: Callable[[torch.Tensor], torch.Tensor]) -> dict:
         monkeypatch.setattr("backend.diffusion.backbone.Backbone.reconstruct", lambda self, images: change(images))
