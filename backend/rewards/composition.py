@@ -295,7 +295,7 @@ class RewardFunction:
         """
         for prefix, owner in self._owners():
             own = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(f"{prefix}.")}
-            lacking = set(owner.state_dict()) - set(own)
+            lacking = set(owner.state_dict()) - set(own) - (owner.lazy_state if isinstance(owner, Metric) else set())
             if lacking:
                 raise InputError(f"the checkpoint's reward state has no {prefix}.{min(lacking)}: resume with the same metrics and extractors")
             owner.load_state_dict(own)
