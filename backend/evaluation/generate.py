@@ -26,6 +26,7 @@ from backend.runs import Run, RunStore
 from backend.runs.files import disk_errors, read_json
 
 BATCH = 16  # images in one pass
+UNITS = {"LORA_UNET": "lora_alpha", "DIVERSITY_POLICY": "perturbation_scale"}  # what a policy's saved weights are measured in
 Progress = Callable[[str, float], None]
 DTYPES = (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
 
@@ -212,7 +213,7 @@ def find_checkpoint(run: Run, name: str | None = None) -> Path:
     A mixture is the average of the policies named (`mix_checkpoints`), written under the run's `mixtures`. Runs beside this one may take part.
 
     Raises:
-        InputError: there is none of that name, and the message lists those there are; or policies that cannot be mixed.
+        InputError: there is none of that name, and the message lists those there are; or policies that cannot be mixed, as of runs that scale theirs otherwise.
     """
     if name and "+" in name:
         return _mixture(run, name)
@@ -229,10 +230,14 @@ def find_checkpoint(run: Run, name: str | None = None) -> Path:
 
 def _mixture(run: Run, names: str) -> Path:
     """The folder of the average of several checkpoints."""
-    folders = []
+    folders, unit = [], UNITS.get(run.config.mode)
     for part in names.split("+"):
-        owner, _, name = part.strip().rpartition(":")
-        folders.append(find_checkpoint(RunStore(run.path.parent).get(owner) if owner else run, name) / "policy")
+        other, _, name = part.strip().rpartition(":")
+        owner = RunStore(run.path.parent).get(other) if other else run
+        folders.append(find_checkpoint(owner, name) / "policy")
+        here, there = (getattr(r.config, unit) if unit else None for r in (run, owner))
+        if here != there:
+            raise InputError(f"run {owner.id} has {unit} {there:g} and {run.id} {here:g}, so the same weights do not mean the same: mix runs with one {unit}", field=unit)
     target = run.path / "mixtures" / re.sub(r"[^\w+.-]", "_", names)
     try:
         with disk_errors():

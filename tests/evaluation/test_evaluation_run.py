@@ -99,6 +99,14 @@ def test_a_mixture_of_checkpoints_is_evaluated_like_a_checkpoint(make_run):
             generate.find_checkpoint(moved, name)
 
 
+@pytest.mark.parametrize(("mode", "unit", "other"), [("LORA_UNET", "lora_alpha", 32.0), ("DIVERSITY_POLICY", "perturbation_scale", 0.1)])
+def test_runs_that_scale_their_policies_otherwise_are_not_mixed(make_run, mode, unit, other):
+    one, same, strange = make_run(mode=mode), make_run(mode=mode), make_run(mode=mode, **{unit: other})
+    assert generate.find_checkpoint(one, f"last+{same.id}:last").is_dir()
+    with pytest.raises(InputError, match=f"{strange.id} has {unit} {other:g}.*mix runs with one {unit}"):
+        generate.find_checkpoint(one, f"last+{strange.id}:last")
+
+
 def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     run = make_run(push=0.2)
     result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=(1.0,))
