@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from backend.analysis import comparison
 from backend.analysis.feature_figures import evolution, sample_grid
 from backend.analysis.figures import FIGURES, Figure
+from backend.evaluation.guards import verdict_of
 from backend.evaluation.results import LEVELS
 from backend.runs import Run
 
@@ -152,7 +153,7 @@ def comparison_tables(runs: Sequence[Run]) -> list[tuple[str, list[list[Any]], l
     for run, e in judged:
         if e:
             gap = {} if e.get("gap_closed") is None else e["gap"].get("lite2", {})
-            rows.append([run.id, e.get("images"), e.get("gap_closed"), gap.get("low"), gap.get("high"), e["guards"]["passed"]])
+            rows.append([run.id, e.get("images"), e.get("gap_closed"), gap.get("low"), gap.get("high"), verdict_of(e["guards"])])
     if rows:
         tables.append(("Evaluation on test prompts", rows, ["run", "images", "gap closed", "low", "high", "guards kept"]))
     differ = [[row["label"], *[row[run.id] for run in runs]] for row in comparison.config_diff(runs)]

@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.evaluation.compare import PRECISION, REALISM
+from backend.evaluation.compare import CLOSE, CLOSE_MARGIN, PRECISION, REALISM
+from backend.evaluation.guards import GUARDS, missed, too_few
 from backend.evaluation.protocol import PUBLISHED
-
-GUARDS = (("precision", "precision"), ("adherence", "obedience to the prompts"), ("memorisation", "images close to the reference"))
-
-
-def missed(guards: Mapping[str, Any]) -> list[str]:
-    """Names of the guards that are not kept, unsettled ones among them."""
-    return [name for name, _ in GUARDS if guards.get(name) is False]
-
-
-def too_few(guards: Mapping[str, Any]) -> bool:
-    """Whether every guard that is not kept is one that the number of images does not settle."""
-    return set(missed(guards)) <= set(guards.get("unsettled", ()))
 
 
 def notes_on(result: Mapping[str, Any], known: Sequence[str] = ()) -> list[str]:
@@ -62,6 +51,12 @@ def _guards(result: Mapping[str, Any]) -> list[str]:
             f"The guard of precision is not kept, but {result['images']} images cannot tell damage from luck: its change, {rows[PRECISION]['estimate']:+.1f} points, may be "
             f"{rows[PRECISION]['low']:+.1f} to {rows[PRECISION]['high']:+.1f}. Realism, which tells sooner, changed by {rows[REALISM]['estimate']:+.4f} "
             f"({rows[REALISM]['low']:+.4f} to {rows[REALISM]['high']:+.4f}). Evaluate more images."
+        )
+    if "memorisation" in guards.get("unsettled", ()):
+        close = next(row for row in result["table"] if row["measure"] == CLOSE)
+        notes.append(
+            f"The guard against memorisation is not settled by {result['images']} images: the share that is suspiciously close to the reference changed by "
+            f"{100 * close['estimate']:+.1f} points and may have by up to {100 * close['high']:+.1f} (the margin is {100 * CLOSE_MARGIN:g})."
         )
     broken = [words for name, words in GUARDS if name in missed(guards) and name not in guards.get("unsettled", ())]
     if broken:

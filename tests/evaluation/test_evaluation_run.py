@@ -74,7 +74,10 @@ def test_an_untouched_policy_closes_nothing(make_run):
     assert result["gap_closed"] == pytest.approx(0, abs=1e-9)
     precision = next(row for row in result["table"] if row["measure"].startswith("Precision"))
     assert (precision["estimate"], precision["low"], precision["high"]) == (0, 0, 0)
-    assert result["guards"]["precision"] and result["guards"]["memorisation"]
+    assert result["guards"]["precision"] and result["guards"]["unsettled"] == ["memorisation"]  # sixteen images exclude little
+    said = " ".join(result["notes"])
+    assert "The guard against memorisation is not settled by 16 images" in said and "up to +20.6" in said and "paid for" not in said
+    assert "Compared without the guards, which 16 images do not settle for the policy" in said
     assert [candidate["guidance"] for candidate in result["trivial"]["candidates"]] == pytest.approx([0.6 * 7.5, 1.4 * 7.5])
     stored = json.loads(run.evaluation_path.read_text())
     assert stored["gap_closed"] == result["gap_closed"]
