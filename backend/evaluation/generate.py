@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +116,17 @@ def weights_digest(backbone: Backbone) -> str:
     return digest.hexdigest()
 
 
+def settings_digest(backbone: Backbone, prompts: Sequence[str]) -> str:
+    """SHA-256 of what shapes images beside the weights: every part's configuration (timestep spacing, scaling of the latents, ...) and the prompts' tokens."""
+    tokens = backbone.tokenizer([*prompts, ""], padding="max_length", max_length=backbone.tokenizer.model_max_length, truncation=True).input_ids
+    facts: dict[str, Any] = {"tokens": [list(map(int, row)) for row in tokens]}
+    for name in ("scheduler", "unet", "vae", "text_encoder"):
+        config = getattr(backbone, name).config
+        values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        facts[name] = {key: value for key, value in values.items() if not key.startswith("_") and not key.endswith("_version")}  # folders and releases
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def draw(
     backbone: Backbone,
     policy: Policy,
@@ -170,7 +183,7 @@ def base_images(
     progress: Callable[[float], None] | None = None,
     should_stop: ShouldStop | None = None,
 ) -> np.ndarray:
-    """The base model's images of a protocol, uint8 [N, h, w, 3], drawn once per model, prompts, seeds and sampler.
+    """The base model's images of a protocol, uint8 [N, h, w, 3], drawn once per model, its configuration, prompts, seeds and sampler.
 
     Args:
         config: any run of that base.
@@ -180,7 +193,7 @@ def base_images(
         warp: see `ConstantPolicy`.
         progress, should_stop: as in `draw`.
     """
-    facts = {"model": digest, "protocol": protocol.digest, "warp": warp, "device": backbone.device.type}
+    facts = {"model": digest, "settings": settings_digest(backbone, protocol.prompts), "protocol": protocol.digest, "warp": warp, "device": backbone.device.type}
 
     def build() -> dict[str, np.ndarray]:
         policy = ConstantPolicy(config, backbone, warp)

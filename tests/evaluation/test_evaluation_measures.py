@@ -114,3 +114,14 @@ def test_judges_see_diversity_where_it_is(cache):
         assert 0.2 < result["gap"][name]["estimate"] < 1.0
     assert result["gap"]["lite2"]["low"] > 0
     assert judges.measure(np.repeat(np.repeat(real[:2], 2, 1), 2, 2)).spaces["lite2"].shape == judges.measure(real[:2]).spaces["lite2"].shape
+
+
+def test_what_judges_saw_is_measured_anew_with_other_statistics(cache, monkeypatch):
+    real, targets = renders.held_out(12, 128)
+    Judges(real, targets, key="twelve")
+    before = set(cache.glob("judged_*"))
+    Judges(real, targets, key="twelve")
+    assert set(cache.glob("judged_*")) == before
+    monkeypatch.setattr("backend.evaluation.judges.statistics_digest", lambda: "edited")
+    Judges(real, targets, key="twelve")
+    assert len(set(cache.glob("judged_*")) - before) == 1

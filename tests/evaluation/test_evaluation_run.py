@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -277,8 +278,6 @@ def test_warp_one_is_the_stock_schedule_and_others_keep_its_ends(tiny_pipeline):
 
 
 def test_digest_sees_every_weight(tiny_pipeline, tmp_path):
-    import shutil
-
     config = TrainConfig(base_model=str(tiny_pipeline))
     copy = shutil.copytree(tiny_pipeline, tmp_path / "copy")
     before = generate.weights_digest(generate.open_backbone(config, "cpu"))
@@ -288,6 +287,27 @@ def test_digest_sees_every_weight(tiny_pipeline, tmp_path):
     next(iter(tensors.values())).view(-1)[0] += 1e-3
     save_file(tensors, file, metadata={"format": "pt"})
     assert before != generate.weights_digest(generate.open_backbone(config.model_copy(update={"base_model": str(copy)}), "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("scheduler/scheduler_config.json", '"timestep_spacing": "leading"', '"timestep_spacing": "trailing"'),
+        ("vae/config.json", '"scaling_factor": 0.18215', '"scaling_factor": 0.5'),
+        ("tokenizer/tokenizer_config.json", '"model_max_length": 16', '"model_max_length": 6'),
+    ],
+)
+def test_base_images_are_drawn_anew_where_anything_but_the_weights_differs(tiny_pipeline, tmp_path, file, old, new):
+    config, protocol = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_start=0, window_size=2), Protocol(PROMPTS, 4, 4, 7.5)
+    copy = shutil.copytree(tiny_pipeline, tmp_path / "copy")
+    stock, same = (generate.open_backbone(config.model_copy(update={"base_model": str(folder)}), "cpu") for folder in (tiny_pipeline, copy))
+    assert generate.settings_digest(stock, PROMPTS) == generate.settings_digest(same, PROMPTS)
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    changed, digest = generate.open_backbone(config.model_copy(update={"base_model": str(copy)}), "cpu"), generate.weights_digest(stock)
+    assert digest == generate.weights_digest(changed)
+    assert not np.array_equal(*(generate.base_images(config, protocol, backbone, digest) for backbone in (stock, changed)))
 
 
 def test_protocol_pairs_prompts_and_seeds_and_its_digest_sees_all(tmp_path):
