@@ -83,13 +83,13 @@ def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[flo
 
 
 def of_run(run: Run) -> list[Alert]:
-    """Alerts that a run's tables give now: plateau, and sample diversity against the quality and adherence components."""
+    """Alerts that a run's tables give now: plateau, and sample diversity against the quality and adherence components, both since guidance and reference last changed."""
     data = columns(run, "policy_updates", ["batch_score", "sample_diversity", "trend_from", *GUARDED])
-    guards = {name.removeprefix("component_"): data[name] for name in GUARDED if present(data.get(name))}
+    guards = {name.removeprefix("component_"): steady(data, name) for name in GUARDED if present(data.get(name))}
     scores = steady(data)
     found = [plateau(scores, probes(run), before=len(data.get("batch_score", ())) - len(scores))]
     if present(data.get("sample_diversity")):
-        found.append(reward_hacking(data["sample_diversity"], guards, run.config.group_size))
+        found.append(reward_hacking(steady(data, "sample_diversity"), guards, run.config.group_size))
     return [alert for alert in found if alert is not None]
 
 

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from backend.analysis import comparison
 from backend.analysis.feature_figures import evolution, sample_grid
 from backend.analysis.figures import FIGURES, Figure
+from backend.evaluation.guards import verdict_of
 from backend.evaluation.results import LEVELS
 from backend.runs import Run
 
@@ -148,9 +149,11 @@ def comparison_tables(runs: Sequence[Run]) -> list[tuple[str, list[list[Any]], l
     keys = ["run", "mode", "metric", "episodes", "state", "slope", "low", "high", "plateau_episode", "base_level", "last", "gain"]
     tables = [("Convergence", [[row[key] for key in keys] for row in found], [key.replace("_", " ") for key in keys])]
     judged = [(run, run.evaluation()) for run in runs]
-    rows = [
-        [run.id, e.get("images"), e.get("gap_closed"), e["gap"].get("lite2", {}).get("low"), e["gap"].get("lite2", {}).get("high"), e["guards"]["passed"]] for run, e in judged if e
-    ]
+    rows = []
+    for run, e in judged:
+        if e:
+            gap = {} if e.get("gap_closed") is None else e["gap"].get("lite2", {})
+            rows.append([run.id, e.get("images"), e.get("gap_closed"), gap.get("low"), gap.get("high"), verdict_of(e["guards"])])
     if rows:
         tables.append(("Evaluation on test prompts", rows, ["run", "images", "gap closed", "low", "high", "guards kept"]))
     differ = [[row["label"], *[row[run.id] for run in runs]] for row in comparison.config_diff(runs)]

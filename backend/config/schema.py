@@ -199,7 +199,15 @@ class TrainConfig(BaseModel):
     use_bonuses: bool = setting(True, "Reward weights", "Bonuses", "Add the bonuses below.")
     sequential_weight: float = setting(0.1, "Reward weights", "Sequential", "Bonus for being unlike the most recent images.", live=True, ge=0, le=100)
     spatial_weight: float = setting(0.1, "Reward weights", "Spatial", "Bonus for compositions that vary across images and regions.", live=True, ge=0, le=100)
-    entropy_weight: float = setting(0.05, "Reward weights", "Entropy", "Bonus for information content of the image.", live=True, ge=0, le=100)
+    entropy_weight: float = setting(
+        0.05,
+        "Reward weights",
+        "Entropy",
+        "Bonus for information content of the image; it has no derivative, so it does nothing where the update is pathwise.",
+        live=True,
+        ge=0,
+        le=100,
+    )
     quality_weight: float = setting(0.05, "Reward weights", "Quality", "Bonus for realism: closeness to the reference's manifold.", live=True, ge=0, le=100)
     adherence_weight: float = setting(0.0, "Reward weights", "Prompt relevance", "Bonus for crater attributes that match the prompt.", live=True, ge=0, le=100)
 

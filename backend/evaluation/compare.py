@@ -16,7 +16,7 @@ from backend.evaluation.judges import Judges, Measured
 
 PRECISION_MARGIN = -3.0  # points; the 95 % lower bound of the change must lie above
 ADHERENCE_MARGIN = -0.05  # relative change
-PRECISION, REALISM = "Precision (%)", "Realism, mean logarithm"
+PRECISION, REALISM, CLOSE = "Precision (%)", "Realism, mean logarithm", "Suspiciously close to the reference (share)"
 CLOSE_MARGIN = 0.03  # change of the share of images that are suspiciously close to the reference; its 95 % upper bound must lie below
 
 
@@ -61,7 +61,12 @@ def diversity_rows(
 
 def _row(measure: str, base: float | None, tuned: float | None, interval: Interval | None, **extra: Any) -> dict[str, Any]:
     numbers = interval.to_dict() if interval is not None else {"estimate": None, "low": None, "high": None}
-    return {"measure": measure, "base": base, "tuned": tuned, **numbers, **extra}
+    return {"measure": measure, **{key: finite(value) for key, value in {"base": base, "tuned": tuned, **numbers, **extra}.items()}}
+
+
+def finite(value: Any) -> Any:
+    """The value, None for a number that JSON has no word for (NaN, infinite)."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:
@@ -90,28 +95,50 @@ def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, refe
     return rows, changes[PRECISION]
 
 
-def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval]:
-    """Distance to the nearest reference image relative to that of unseen real images, the share that comes suspiciously close, and the change of that share."""
+def memorisation_rows(base: Measured, tuned: list[Measured], reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict[str, Any]], Interval | None]:
+    """Distance to the nearest reference image relative to that of unseen real images, the share that comes suspiciously close, and the change of that share.
+
+    Where the real side is the reference itself no real image is unseen: dashes, and None for the change.
+    """
     held_out, known = judges.real.spaces["lite2"], reference.spaces["lite2"]
+    titles = {"distance": "Nearest reference distance / unseen", "close": CLOSE}
+    if np.array_equal(held_out, known):
+        return [_row(title, None, None, None) for title in titles.values()], None
     before, *after = (manifold.memorisation(item.spaces["lite2"], known, held_out) for item in (base, *tuned))
-    titles = {"distance": "Nearest reference distance / unseen", "close": "Suspiciously close to the reference (share)"}
     changes = {key: paired_bootstrap([np.stack([item[key] for item in after]), before[key]], generator) for key in titles}
+    if all(np.array_equal(item["close"], before["close"]) for item in after):
+        changes["close"] = unseen_change(len(base))
     rows = [_row(title, float(before[key].mean()), float(np.mean([item[key].mean() for item in after])), changes[key]) for key, title in titles.items()]
     return rows, changes["close"]
 
 
-def guards_of(precision: Interval, adherence: Interval | None, close: Interval) -> dict[str, Any]:
-    """Whether quality was kept; an adherence that cannot be measured passes and is said to be unmeasured.
+def unseen_change(pairs: int, level: float = 0.95) -> Interval:
+    """Interval of the change of a share where no pair of ones and zeros differs: resampling would give no width, though few pairs exclude little.
+
+    Clopper and Pearson (1934): an event that none of N shows is no likelier than 1 - (alpha / 2)^(1/N), 0.4 % for 1024 and 5.6 % for 64.
+    """
+    bound = 1 - ((1 - level) / 2) ** (1 / pairs)
+    return Interval(0.0, -bound, bound)
+
+
+def guards_of(precision: Interval, adherence: Interval | None, close: Interval | None) -> dict[str, Any]:
+    """Whether quality was kept; a guard that cannot be measured is None and decides nothing.
+
+    `unsettled` names the guards that are not kept though the interval holds no change at all: more images are needed to tell.
 
     Args:
         precision: change in points.
         adherence: relative change.
         close: change of the share of images that are suspiciously close to the reference.
     """
-    kept, fresh = bool(precision.low > PRECISION_MARGIN), bool(close.high < CLOSE_MARGIN)
+    kept = bool(precision.low > PRECISION_MARGIN)
+    fresh = None if close is None else bool(close.high < CLOSE_MARGIN)
     obeyed = None if adherence is None else bool(adherence.estimate >= ADHERENCE_MARGIN)
     margins = {"precision_margin": PRECISION_MARGIN, "adherence_margin": ADHERENCE_MARGIN, "memorisation_margin": CLOSE_MARGIN}
-    return {"precision": kept, "adherence": obeyed, "memorisation": fresh, "precision_low": precision.low, **margins, "passed": kept and fresh and obeyed is not False}
+    unsettled = ["precision"] if not kept and precision.high >= 0 else []
+    unsettled += ["memorisation"] if fresh is False and close.low <= 0 else []
+    verdicts = {"precision": kept, "adherence": obeyed, "memorisation": fresh, "unsettled": unsettled}
+    return {**verdicts, "precision_low": finite(precision.low), **margins, "passed": kept and fresh is not False and obeyed is not False}
 
 
 def compare(
@@ -150,5 +177,5 @@ def compare(
         "gap": {name: interval.to_dict() for name, interval in gaps.items()},
         "table": rows,
         "guards": guards_of(precision, relative, close),
-        "adherence": {key: value.to_dict() if isinstance(value, Interval) else value for key, value in adherence.items()},
+        "adherence": {key: value.to_dict() if isinstance(value, Interval) else finite(value) for key, value in adherence.items()},
     }

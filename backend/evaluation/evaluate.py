@@ -15,19 +15,20 @@ from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.evaluation import renders
-from backend.evaluation.compare import PRECISION, REALISM, compare, diversity_rows
+from backend.evaluation.compare import compare, diversity_rows
 from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
-from backend.evaluation.judges import SIZE, Judges, Measured
+from backend.evaluation.judges import JUDGE, SIZE, Judges, Measured
 from backend.evaluation.manifold import nearest
+from backend.evaluation.notes import notes_on
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
 from backend.evaluation.results import write_results
 from backend.evaluation.samples import write_evolution
 from backend.policies.base import Policy
 from backend.reference.dataset import load_reference
+from backend.rewards.spaces import parse_ensemble
 from backend.runs import Run
 
 TRIVIAL = (0.6, 1.4)  # constant guidances that a policy must beat, in units of the run's own: most models vary more at a lower one, the embedded model at a higher
-GUARDS = (("precision", "precision"), ("adherence", "obedience to the prompts"), ("memorisation", "images close to the reference"))
 BOOTSTRAP_SEED = 20_260_101  # one resampling for all, so that an evaluation can be repeated to the digit
 
 
@@ -71,8 +72,8 @@ def set_stage(
     notes = []
     if not reference.simulated:
         judges = Judges(reference.images, None, device, reference.digest)
-        seen = judges.measure(reference.images)
-        notes.append("the reference set is not rendered: it stands for the ceiling and for the real side, and caption adherence is not measured")
+        seen = judges.real
+        notes.append("the reference set is not rendered: it stands for the ceiling and for the real side, and neither caption adherence nor memorisation is measured")
         return Stage(protocol, judges, seen, seen, reference.images, None, False, notes)
     real, targets = renders.held_out(count, SIZE, should_stop, _share(progress, "rendering held-out craters"))
     judges = Judges(real, targets, device, f"heldout-{count}-{SIZE}")
@@ -143,6 +144,12 @@ def trivial_baseline(
     return {"best": max([{"guidance": stage.protocol.guidance, "gap_closed": 0.0}, *passed], key=lambda c: c["gap_closed"]), "candidates": candidates}
 
 
+def reward_sees_judge(config: TrainConfig) -> bool:
+    """Whether a part of the run's reward looks through the judge's own network."""
+    parts = parse_ensemble(config.ensemble, config.extractor)
+    return JUDGE in ({part.extractor for part in parts} or {config.extractor})
+
+
 def evaluate_run(
     run: Run,
     images: int | None = None,
@@ -166,7 +173,7 @@ def evaluate_run(
         should_stop: asked often.
 
     Returns:
-        What evaluation.json holds: `images`, `small`, `gap_closed`, `gap`, `attainable`, `table`, `guards`, `adherence`,
+        What evaluation.json holds: `images`, `small`, `gap_closed` (None where the reward saw the judge's network), `gap`, `attainable`, `table`, `guards`, `adherence`,
         `trivial`, `notes`, hashes of model, protocol and judge.
 
     Raises:
@@ -188,7 +195,10 @@ def evaluate_run(
     tuned = draw(backbone, policy, protocol.captions, protocol.seeds, protocol.steps, protocol.guidance, _share(progress, "drawing the tuned model"), should_stop)
     seen = stage.judges.measure(tuned)
     result = judge(stage, seen_base, [seen]) | {"trivial": trivial, "attainable": reach} | _facts(run, path.name, protocol, stage, digest, policy)
-    result["notes"] = notes_on(result, stage)
+    result["reward_saw_judge"] = reward_sees_judge(config)
+    if result["reward_saw_judge"]:
+        result["gap_closed"] = None
+    result["notes"] = notes_on(result, stage.notes)
     result["seconds"] = round(time.monotonic() - started, 1)
     features = {"base": seen_base, "tuned": seen, "ceiling": stage.ceiling, "reference": stage.reference}
     near = nearest(seen.spaces["lite2"], stage.reference.spaces["lite2"])
@@ -215,30 +225,3 @@ def _facts(run: Run, checkpoint: str, protocol: Protocol, stage: Stage, digest: 
         "real_images": len(stage.judges.real),
         "trainable": policy.trainable_count,
     }
-
-
-def notes_on(result: dict[str, Any], stage: Stage) -> list[str]:
-    """What a reader must know, in sentences."""
-    notes = [f"{result['images']} images each of base and tuned at the same prompts and seeds; {result['real_images']} real images; intervals by paired bootstrap."]
-    if result["small"]:
-        notes.append(f"This is a first look: published figures use {PUBLISHED} images, and Vendi scores of other subset sizes cannot be compared.")
-    notes += stage.notes
-    rows = {row["measure"]: row for row in result["table"]}
-    unclear = result["guards"].get("precision") is False and rows[PRECISION]["high"] >= 0
-    if unclear:
-        notes.append(
-            f"The guard of precision is not kept, but {result['images']} images cannot tell damage from luck: its change, {rows[PRECISION]['estimate']:+.1f} points, may be "
-            f"{rows[PRECISION]['low']:+.1f} to {rows[PRECISION]['high']:+.1f}. Realism, which tells sooner, changed by {rows[REALISM]['estimate']:+.4f} "
-            f"({rows[REALISM]['low']:+.4f} to {rows[REALISM]['high']:+.4f}). Evaluate more images."
-        )
-    broken = [words for name, words in GUARDS if result["guards"].get(name) is False and not (unclear and name == "precision")]
-    if broken:
-        notes.append(f"The guards are not kept: what diversity was gained is paid for with {' and '.join(broken)}.")
-    reach = result.get("attainable")
-    if reach and reach["estimate"] is not None and 0 <= round(reach["estimate"], 2) <= 1:  # outside, base and ceiling do not stand as this sentence supposes
-        notes.append(f"A perfect denoiser would close {reach['estimate']:.0%} of the gap: the rest is lost in the autoencoder, which no policy changes.")
-    trivial = result.get("trivial")
-    if trivial and result["gap_closed"] is not None:
-        verdict = "more" if result["gap_closed"] > trivial["best"]["gap_closed"] else "not more"
-        notes.append(f"The best constant guidance ({trivial['best']['guidance']:g}) closes {trivial['best']['gap_closed']:.0%} of the gap; the policy closes {verdict}.")
-    return notes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from backend.runs import Run, RunStore
 from backend.runs.files import disk_errors, read_json
 
 BATCH = 16  # images in one pass
+UNITS = {"LORA_UNET": "lora_alpha", "DIVERSITY_POLICY": "perturbation_scale"}  # what a policy's saved weights are measured in
 Progress = Callable[[str, float], None]
 DTYPES = (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
 
@@ -113,6 +116,17 @@ def weights_digest(backbone: Backbone) -> str:
     return digest.hexdigest()
 
 
+def settings_digest(backbone: Backbone, prompts: Sequence[str]) -> str:
+    """SHA-256 of what shapes images beside the weights: every part's configuration (timestep spacing, scaling of the latents, ...) and the prompts' tokens."""
+    tokens = backbone.tokenizer([*prompts, ""], padding="max_length", max_length=backbone.tokenizer.model_max_length, truncation=True).input_ids
+    facts: dict[str, Any] = {"tokens": [list(map(int, row)) for row in tokens]}
+    for name in ("scheduler", "unet", "vae", "text_encoder"):
+        config = getattr(backbone, name).config
+        values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        facts[name] = {key: value for key, value in values.items() if not key.startswith("_") and not key.endswith("_version")}  # folders and releases
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def draw(
     backbone: Backbone,
     policy: Policy,
@@ -169,7 +183,7 @@ def base_images(
     progress: Callable[[float], None] | None = None,
     should_stop: ShouldStop | None = None,
 ) -> np.ndarray:
-    """The base model's images of a protocol, uint8 [N, h, w, 3], drawn once per model, prompts, seeds and sampler.
+    """The base model's images of a protocol, uint8 [N, h, w, 3], drawn once per model, its configuration, prompts, seeds and sampler.
 
     Args:
         config: any run of that base.
@@ -179,7 +193,7 @@ def base_images(
         warp: see `ConstantPolicy`.
         progress, should_stop: as in `draw`.
     """
-    facts = {"model": digest, "protocol": protocol.digest, "warp": warp, "device": backbone.device.type}
+    facts = {"model": digest, "settings": settings_digest(backbone, protocol.prompts), "protocol": protocol.digest, "warp": warp, "device": backbone.device.type}
 
     def build() -> dict[str, np.ndarray]:
         policy = ConstantPolicy(config, backbone, warp)
@@ -212,7 +226,7 @@ def find_checkpoint(run: Run, name: str | None = None) -> Path:
     A mixture is the average of the policies named (`mix_checkpoints`), written under the run's `mixtures`. Runs beside this one may take part.
 
     Raises:
-        InputError: there is none of that name, and the message lists those there are; or policies that cannot be mixed.
+        InputError: there is none of that name, and the message lists those there are; or policies that cannot be mixed, as of runs that scale theirs otherwise.
     """
     if name and "+" in name:
         return _mixture(run, name)
@@ -229,10 +243,14 @@ def find_checkpoint(run: Run, name: str | None = None) -> Path:
 
 def _mixture(run: Run, names: str) -> Path:
     """The folder of the average of several checkpoints."""
-    folders = []
+    folders, unit = [], UNITS.get(run.config.mode)
     for part in names.split("+"):
-        owner, _, name = part.strip().rpartition(":")
-        folders.append(find_checkpoint(RunStore(run.path.parent).get(owner) if owner else run, name) / "policy")
+        other, _, name = part.strip().rpartition(":")
+        owner = RunStore(run.path.parent).get(other) if other else run
+        folders.append(find_checkpoint(owner, name) / "policy")
+        here, there = (getattr(r.config, unit) if unit else None for r in (run, owner))
+        if here != there:
+            raise InputError(f"run {owner.id} has {unit} {there:g} and {run.id} {here:g}, so the same weights do not mean the same: mix runs with one {unit}", field=unit)
     target = run.path / "mixtures" / re.sub(r"[^\w+.-]", "_", names)
     try:
         with disk_errors():

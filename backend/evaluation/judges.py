@@ -1,4 +1,4 @@
-"""The judges: Lite2 features and two kinds of statistics without a network. No reward sees any of them."""
+"""The judges: Lite2 features and two kinds of statistics without a network. No reward should see any of them; see `reward_sees_judge`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ def network_features(extractor: Extractor, images: np.ndarray) -> np.ndarray:
     return extractor(tensor).cpu().double().numpy()
 
 
+def statistics_digest() -> str:
+    """SHA-256 of the source of the judges without a network."""
+    return file_sha256(Path(image_statistics.__file__))
+
+
 class Judges:
     """All judges, standardised on real images.
 
@@ -82,7 +87,8 @@ class Judges:
     def _cached_raw(self, images: np.ndarray, key: str | None) -> dict[str, np.ndarray]:
         if key is None:
             return self._raw(images)
-        facts = {"images": key, "count": len(images), "extractor": self.extractor.sha256, "layer": self.extractor.layer, "renderer": renderer_digest()}
+        facts = {"images": key, "count": len(images), "extractor": self.extractor.sha256, "layer": self.extractor.layer}
+        facts |= {"renderer": renderer_digest(), "statistics": statistics_digest()}
         return cached_arrays("judged", facts, lambda: self._raw(images))
 
     def _standardise(self, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -95,4 +101,4 @@ class Judges:
 
     def describe(self) -> dict[str, str]:
         """Which network judged (name, layer, SHA-256 of its weights), and SHA-256 of the source of the judges without one."""
-        return {"extractor": JUDGE, "layer": str(self.extractor.layer), "sha256": self.extractor.sha256, "statistics_sha256": file_sha256(Path(image_statistics.__file__))}
+        return {"extractor": JUDGE, "layer": str(self.extractor.layer), "sha256": self.extractor.sha256, "statistics_sha256": statistics_digest()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def mix_checkpoints(folders: Sequence[str | Path], target: str | Path, weights: 
         weights: one per folder, none negative; normalised to sum 1. Default equal.
 
     Raises:
-        InputError: no folders, weights that do not fit, files missing, or policies of different shapes.
+        InputError: no folders, weights that do not fit, files missing, policies of different shapes, or adapters of different alpha.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -41,12 +42,23 @@ def mix_checkpoints(folders: Sequence[str | Path], target: str | Path, weights: 
     parts = [load_file(Path(f) / name) for f in folders]
     if any({k: t.shape for k, t in p.items()} != {k: t.shape for k, t in parts[0].items()} for p in parts):
         raise InputError("the checkpoints have different layers or ranks: mix policies of one configuration")
+    if len(alphas := {_alpha(Path(f) / name) for f in folders}) > 1:
+        raise InputError(f"the adapters have lora_alpha {' and '.join(map(str, sorted(alphas, key=str)))}, so their sum has no common scale: mix checkpoints of one lora_alpha")
     mixed = mix_adapters(parts, shares) if name == WEIGHTS_FILE else {k: sum(w * p[k] for w, p in zip(shares, parts, strict=True)) for k in parts[0]}
     path = Path(target) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with safe_open(Path(folders[0]) / name, "pt") as first:
         save_file({k: t.contiguous() for k, t in mixed.items()}, path, metadata=first.metadata())
     return path
+
+
+def _alpha(path: Path) -> float | None:
+    """The adapters' lora_alpha as `LoRAPolicy.save` noted it in the file; None where nothing is noted."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        noted = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    return noted.get("unet.lora_alpha")
 
 
 def _shares(count: int, weights: Sequence[float] | None) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -68,6 +69,11 @@ class Tally:
         values = torch.cat(self.rows[name]) if self.rows.get(name) else torch.zeros(1)
         values = values[values.isfinite()]
         return values if len(values) else torch.zeros(1)
+
+
+def loss_scale_of(policy: Policy) -> float:
+    """What a loss is multiplied by on its way back: losses are per action element, so in half precision their gradients would underflow; about d_a, a power of two."""
+    return 2.0 ** round(math.log2(policy.action_dimension)) if policy.backbone.dtype != torch.float32 else 1.0
 
 
 def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) -> tuple[torch.Tensor, torch.Tensor]:

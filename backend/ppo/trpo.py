@@ -14,7 +14,7 @@ from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.policies.base import Policy
 from backend.ppo.batch import Batch
 from backend.ppo.noise_scale import GradientNoiseScale
-from backend.ppo.objective import Settings, Tally, critic_step, pair_loss
+from backend.ppo.objective import Settings, Tally, critic_step, loss_scale_of, pair_loss
 
 CG_ITERATIONS = 10
 DAMPING = 0.1  # times the Fisher matrix's Rayleigh quotient at the gradient
@@ -58,6 +58,7 @@ class TRPO:
 
     def __init__(self, policy: Policy, noise_scale: GradientNoiseScale, critic: nn.Module | None = None, critic_optimiser: torch.optim.Optimizer | None = None) -> None:
         self.policy, self.noise_scale, self.critic, self.critic_optimiser = policy, noise_scale, critic, critic_optimiser
+        self.loss_scale = loss_scale_of(policy)
 
     def run(self, batch: Batch, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None = None) -> Tally:
         """One step; parameters are changed in place, or not at all where no step inside the bound improves the surrogate.
@@ -69,8 +70,10 @@ class TRPO:
         if not len(used):
             return tally
         before, gradient = self._gradient(batch, settings, tally, generator, should_stop)
-        if not bool(gradient.isfinite().all()) or not math.isfinite(before) or not bool(gradient.any()):
-            tally.skipped += int(not bool(gradient.isfinite().all()) or not math.isfinite(before))
+        sound = bool(gradient.isfinite().all()) and math.isfinite(before)
+        if not sound or not bool(gradient.any()):
+            # Pairs in use have a gradient: zeros have underflowed, unless all pairs are too old to count.
+            tally.skipped += int(not (sound and bool(tally.get("stale").all())))
             return tally
         chosen = torch.randperm(len(used), generator=generator)[:FISHER_PAIRS].to(used.image.device)
         part = used.take(chosen)
@@ -109,7 +112,7 @@ class TRPO:
             for chunk in used.split(settings.micro_batch):
                 check_stop(should_stop)
                 loss, _ = pair_loss(self.policy, chunk, settings, tally)
-                flat += _flat(torch.autograd.grad(loss / len(used), parameters, allow_unused=True), parameters)
+                flat += _flat(torch.autograd.grad(loss / len(used) * self.loss_scale, parameters, allow_unused=True), parameters).float() / self.loss_scale
                 total += float(loss.detach()) / pairs
             parts.append((flat, len(used) / pairs))
         gradient = torch.stack([flat * share for flat, share in parts]).sum(dim=0)
@@ -119,12 +122,14 @@ class TRPO:
 
     def fisher_product(self, part: Batch, v: torch.Tensor) -> torch.Tensor:
         """F v: the Hessian of the mean joint KL to the present policy, times a flat vector; exact, by two backward passes."""
-        parameters = self._parameters()
+        parameters, unit = self._parameters(), 1.0
+        if self.loss_scale != 1:  # in half precision v goes through at about length 1: F v is linear in v, and a gradient is tiny
+            unit = v.norm().clamp_min(1e-30).log2().floor().exp2()
         with _twice_differentiable():
             distribution = self.policy.distribution(part.transitions)
             kl = distribution.kl_from(distribution.mean.detach(), distribution.log_std.detach()).mean() * self.policy.action_dimension
             first = _flat(torch.autograd.grad(kl, parameters, create_graph=True, allow_unused=True), parameters)
-            return _flat(torch.autograd.grad(first.dot(v), parameters, allow_unused=True), parameters).detach()
+            return _flat(torch.autograd.grad(first.dot(v / unit), parameters, allow_unused=True), parameters).detach().float() * unit
 
     def _line_search(self, used: Batch, settings: Settings, tally: Tally, step: torch.Tensor, before: float, bound: float, should_stop: ShouldStop | None) -> None:
         """Halve the step until the loss falls and the KL is within its bound; else put the parameters back."""

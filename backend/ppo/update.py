@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.policies.base import Policy
 from backend.ppo.batch import Batch
 from backend.ppo.noise_scale import GradientNoiseScale
-from backend.ppo.objective import Settings, Tally, critic_step, pair_loss
+from backend.ppo.objective import Settings, Tally, critic_step, loss_scale_of, pair_loss
 from backend.ppo.ranks import Ranks
 
 
@@ -33,10 +31,8 @@ class PPO:
         noise_scale: GradientNoiseScale,
     ) -> None:
         self.policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale = policy, optimiser, critic, critic_optimiser, noise_scale
-        # Losses are per action element: in half precision their gradients would underflow, so they go backward about d_a times larger.
-        half = policy.backbone.dtype != torch.float32
         self.ranks = Ranks()
-        self.loss_scale = 2.0 ** round(math.log2(policy.action_dimension)) if half else 1.0
+        self.loss_scale = loss_scale_of(policy)
 
     def run(self, batch: Batch, settings: Settings, generator: torch.Generator, should_stop: ShouldStop | None = None) -> Tally:
         """Epochs over a batch; parameters are changed in place.

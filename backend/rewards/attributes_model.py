@@ -62,11 +62,11 @@ class AttributeModel:
         values = (raw.double() - self.mean) / self.std @ self.weight + self.bias
         return values.clamp(-0.25, 1.25)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """[N, 3, h, w] in [0, 1] -> [N, A] float64; loads its extractor on first use."""
+    def predict(self, images: Tensor, preserve_gradients: bool = False) -> Tensor:
+        """[N, 3, h, w] in [0, 1] -> [N, A] float64, with the graph to the images if asked; loads its extractor on first use."""
         if self._network is None:
             self._network = load_extractor(self.extractor)
-        return self.from_features(self._network(images).cpu())
+        return self.from_features(self._network(images, preserve_gradients).cpu())
 
     def adherence(self, attributes: Tensor, captions: Sequence[str]) -> Tensor:
         """How well measured attributes match what the captions say.

@@ -112,10 +112,14 @@ class Metric:
     Args:
         config: the run's settings.
         context: reference, queue and models.
+
+    Attributes:
+        lazy_state: keys that `state_dict` has from the first observed group on; without them `load_state_dict` goes back to before it.
     """
 
     name = ""
     higher_is_diverse = True
+    lazy_state: frozenset[str] = frozenset()
 
     def __init__(self, config: TrainConfig, context: MetricContext) -> None:
         self.config = config

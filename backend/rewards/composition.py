@@ -213,18 +213,18 @@ class RewardFunction:
         for features in raw.values():
             keep = keep & torch.isfinite(features).all(1)
         kept = [c for c, ok in zip(captions, keep.tolist(), strict=True) if ok]
-        attributes = self._attributes(images[keep], {name: features[keep] for name, features in raw.items()})
+        attributes = self._attributes(images[keep], {name: features[keep] for name, features in raw.items()}, preserve_gradients and self.weights["adherence"] > 0)
         batches = {}
         for name, space in self.spaces.items():
             batches[name] = RewardBatch(space.standardiser.transform(raw[name][keep]), images[keep], kept, index[keep], attributes)
         return batches, keep
 
-    def _attributes(self, images: Tensor, raw: dict[str, Tensor]) -> Tensor | None:
+    def _attributes(self, images: Tensor, raw: dict[str, Tensor], preserve_gradients: bool) -> Tensor | None:
         """Measured attributes [b, A] where the regressors are there; features that were computed anyway are used again."""
         model = self.attribute_model
         if model is None or len(images) == 0:
             return None
-        return model.from_features(raw[model.extractor]) if model.extractor in raw else model.predict(images)
+        return model.from_features(raw[model.extractor]) if model.extractor in raw else model.predict(images, preserve_gradients)
 
     def _bonuses(self, batch: RewardBatch) -> dict[str, Tensor]:
         """Raw bonuses [b] by name; none where they are off."""
@@ -295,7 +295,7 @@ class RewardFunction:
         """
         for prefix, owner in self._owners():
             own = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(f"{prefix}.")}
-            lacking = set(owner.state_dict()) - set(own)
+            lacking = set(owner.state_dict()) - set(own) - (owner.lazy_state if isinstance(owner, Metric) else set())
             if lacking:
                 raise InputError(f"the checkpoint's reward state has no {prefix}.{min(lacking)}: resume with the same metrics and extractors")
             owner.load_state_dict(own)

@@ -123,6 +123,7 @@ class LPIPS(SetMetric):
 
     name = "LPIPS"
     minimum = 3
+    lazy_state = frozenset({"recent.rows"})
 
     def __init__(self, config: TrainConfig, context: MetricContext, folder: Path | None = None) -> None:
         super().__init__(config, context)
@@ -164,8 +165,8 @@ class LPIPS(SetMetric):
         return {} if self.recent is None else {"recent.rows": self.recent.rows.float()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over vectors of recent images."""
-        if "recent.rows" in state:
-            rows = state["recent.rows"]
+        """Take over vectors of recent images; none where the state was saved before the first group."""
+        rows, self.recent = state.get("recent.rows"), None
+        if rows is not None:
             self.recent = FeatureQueue(min(self.config.queue_size, 64), rows.shape[1])
             self.recent.push(rows)

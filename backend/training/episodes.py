@@ -12,8 +12,9 @@ from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import Run
+from backend.runs.files import read_json, write_json
 from backend.training.annealing import anneal
-from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_checkpoint
+from backend.training.checkpoint import MANIFEST, checkpoint_name, keep_and_prune, save_checkpoint
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
@@ -31,6 +32,14 @@ from backend.training.session import Session
 from backend.training.summary import episode_line, is_due, opening_lines
 
 ALERT_EVERY = 10  # episodes between two looks for a plateau and for reward hacking
+
+
+def set_aside(run: Run, since: int) -> None:
+    """Checkpoints of up to `since` episodes no longer compete for the best: guidance or share of the reference set, which move the score, were others."""
+    for info in run.checkpoints():
+        manifest = read_json(info.path / MANIFEST) if info.episode <= since else None
+        if manifest and manifest.get("score") is not None:
+            write_json(info.path / MANIFEST, manifest | {"score": None, "score_before": manifest["score"]})
 
 
 class EpisodeLoop:
@@ -236,8 +245,11 @@ class EpisodeLoop:
             return True
         self.recorder.phase("saving a checkpoint")
         try:
-            score = self.progress.smooth_score if number else None
+            since = self.progress.steady_from
+            score = Progress(scores=self.progress.scores[since:]).smooth_score
             save_checkpoint(self.run_, number, self.state(), self.agent.save_policy, score)
+            if score is not None:
+                set_aside(self.run_, since)
             best = keep_and_prune(self.run_, self.config.keep_last)
         except OSError as error:
             kept = self.run_.checkpoints()

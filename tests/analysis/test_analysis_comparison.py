@@ -78,6 +78,15 @@ def test_reward_hacking_needs_both_a_rise_and_a_fall():
     assert alerts.reward_hacking(up[:20], {"precision": down[:20]}, 16) is None
 
 
+@pytest.mark.parametrize(("trend_from", "kinds"), [(1.0, ["reward_hacking"]), (33.0, [])])
+def test_another_guidance_is_no_reward_hacking(make_run, monkeypatch, trend_from, kinds):
+    """More diversity and less quality from one episode to the next, where the guidance was changed, and nothing before or after."""
+    noise, jump = np.random.default_rng(2).normal(size=(3, 64)) * 0.1, np.arange(64) >= 32
+    data = {"batch_score": np.arange(64) / 10, "sample_diversity": jump + noise[0], "component_quality": noise[1] - jump, "trend_from": np.where(jump, trend_from, 1.0)}
+    monkeypatch.setattr(alerts, "columns", lambda *args: data)
+    assert [alert.kind for alert in alerts.of_run(make_run()) if alert.kind == "reward_hacking"] == kinds
+
+
 def test_reward_hacking_rarely_cries_wolf():
     generator = np.random.default_rng(2)
     alarms = [alerts.reward_hacking(generator.normal(size=64), {"a": generator.normal(size=64), "b": generator.normal(size=64)}, 16) for _ in range(300)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from backend.evaluation import adherence, renders
 from backend.evaluation.bootstrap import Interval
-from backend.evaluation.compare import compare, guards_of
-from backend.evaluation.judges import Judges
+from backend.evaluation.compare import compare, guards_of, memorisation_rows
+from backend.evaluation.guards import verdict_of
+from backend.evaluation.judges import Judges, Measured
 from backend.evaluation.protocol import Protocol
 
 PROMPTS = ("aerial view of bowl mars craters on dune fields", "ground view of complex mars craters on smooth plains")
@@ -81,7 +84,21 @@ def test_guards():
     assert not guards_of(still, Interval(-0.06, -0.1, 0), still)["passed"]
     copied = guards_of(still, still, Interval(0.02, 0, 0.04))
     assert not copied["passed"] and not copied["memorisation"] and copied["precision"] and copied["adherence"]
-    assert guards_of(still, None, still)["passed"]
+    few, damage = guards_of(still, None, Interval(0, -0.06, 0.06)), guards_of(still, still, Interval(0.05, 0.01, 0.09))  # copies beyond chance are damage
+    assert [verdict_of(g) for g in (guards_of(still, None, still), few, damage, few | {"adherence": False})] == ["yes", "not settled", "no", "no"]
+    assert guards_of(still, None, still)["passed"] and guards_of(still, still, None)["passed"] and guards_of(still, still, None)["memorisation"] is None
+    assert guards_of(Interval(0, math.nan, math.nan), None, None)["precision_low"] is None  # JSON has no NaN
+
+
+@pytest.mark.parametrize(("images", "settled"), [(64, False), (1024, True)])
+def test_a_copy_that_nobody_saw_is_excluded_by_many_images_only(images, settled):
+    """Resampling zeros gives an interval without width; scipy's exact one is what none of N says."""
+    generator = np.random.default_rng(3)
+    reference, unseen, base, tuned = (Measured({"lite2": generator.normal(size=(count, 3)) + shift}, None) for count, shift in ((12, 0), (40, 0.5), (images, 9), (images, 9)))
+    _, close = memorisation_rows(base, [tuned], reference, SimpleNamespace(real=unseen), generator)
+    assert (close.estimate, close.high, close.low) == pytest.approx((0, high := stats.binomtest(0, images).proportion_ci(0.95).high, -high))
+    guards = guards_of(Interval(0, 0, 0), None, close)
+    assert guards["passed"] == guards["memorisation"] == settled and guards["unsettled"] == ([] if settled else ["memorisation"])
 
 
 def test_judges_see_diversity_where_it_is(cache):
@@ -97,3 +114,14 @@ def test_judges_see_diversity_where_it_is(cache):
         assert 0.2 < result["gap"][name]["estimate"] < 1.0
     assert result["gap"]["lite2"]["low"] > 0
     assert judges.measure(np.repeat(np.repeat(real[:2], 2, 1), 2, 2)).spaces["lite2"].shape == judges.measure(real[:2]).spaces["lite2"].shape
+
+
+def test_what_judges_saw_is_measured_anew_with_other_statistics(cache, monkeypatch):
+    real, targets = renders.held_out(12, 128)
+    Judges(real, targets, key="twelve")
+    before = set(cache.glob("judged_*"))
+    Judges(real, targets, key="twelve")
+    assert set(cache.glob("judged_*")) == before
+    monkeypatch.setattr("backend.evaluation.judges.statistics_digest", lambda: "edited")
+    Judges(real, targets, key="twelve")
+    assert len(set(cache.glob("judged_*")) - before) == 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from backend.analysis.report import comparison_html, report_html
 from backend.config import TrainConfig
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.evaluation import evaluate, generate, renders
+from backend.evaluation.bootstrap import Interval
 from backend.evaluation.cache import cached_arrays
-from backend.evaluation.compare import PRECISION, REALISM
+from backend.evaluation.compare import PRECISION, REALISM, guards_of
+from backend.evaluation.notes import against_constants, notes_on
 from backend.evaluation.protocol import Protocol, protocol_for
 from backend.evaluation.results import load_map
 from backend.policies.base import build_policy
@@ -72,7 +75,10 @@ def test_an_untouched_policy_closes_nothing(make_run):
     assert result["gap_closed"] == pytest.approx(0, abs=1e-9)
     precision = next(row for row in result["table"] if row["measure"].startswith("Precision"))
     assert (precision["estimate"], precision["low"], precision["high"]) == (0, 0, 0)
-    assert result["guards"]["precision"] and result["guards"]["memorisation"]
+    assert result["guards"]["precision"] and result["guards"]["unsettled"] == ["memorisation"]  # sixteen images exclude little
+    said = " ".join(result["notes"])
+    assert "The guard against memorisation is not settled by 16 images" in said and "up to +20.6" in said and "paid for" not in said
+    assert "Compared without the guards, which 16 images do not settle for the policy" in said
     assert [candidate["guidance"] for candidate in result["trivial"]["candidates"]] == pytest.approx([0.6 * 7.5, 1.4 * 7.5])
     stored = json.loads(run.evaluation_path.read_text())
     assert stored["gap_closed"] == result["gap_closed"]
@@ -97,6 +103,14 @@ def test_a_mixture_of_checkpoints_is_evaluated_like_a_checkpoint(make_run):
             generate.find_checkpoint(moved, name)
 
 
+@pytest.mark.parametrize(("mode", "unit", "other"), [("LORA_UNET", "lora_alpha", 32.0), ("DIVERSITY_POLICY", "perturbation_scale", 0.1)])
+def test_runs_that_scale_their_policies_otherwise_are_not_mixed(make_run, mode, unit, other):
+    one, same, strange = make_run(mode=mode), make_run(mode=mode), make_run(mode=mode, **{unit: other})
+    assert generate.find_checkpoint(one, f"last+{same.id}:last").is_dir()
+    with pytest.raises(InputError, match=f"{strange.id} has {unit} {other:g}.*mix runs with one {unit}"):
+        generate.find_checkpoint(one, f"last+{strange.id}:last")
+
+
 def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     run = make_run(push=0.2)
     result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=(1.0,))
@@ -115,6 +129,32 @@ def test_a_moved_policy_is_seen_and_its_seeds_are_the_bases(make_run):
     assert np.abs(drawn[0].astype(int) - shown).max() <= 1  # another batch size may round the last bit differently
 
 
+def test_photographs_leave_memorisation_unmeasured_and_no_nan_behind(make_run, reference):
+    """The real side is the reference itself: nothing is unseen, so no distance to it means anything."""
+    manifest = reference / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"simulated": False}))
+    run = make_run(push=0.2)
+    guards = evaluate.evaluate_run(run, device="cpu", guidances=())["guards"]
+    stored = json.loads(run.evaluation_path.read_text(), parse_constant=pytest.fail)
+    rows = [row for row in stored["table"] if "reference" in row["measure"]]
+    assert len(rows) == 2 and all(row[key] is None for row in rows for key in ("base", "tuned", "estimate", "low", "high"))
+    assert guards["memorisation"] is None and guards["passed"] == guards["precision"]
+    assert any("neither caption adherence nor memorisation is measured" in note for note in stored["notes"])
+    assert "| Suspiciously close to the reference (share) | – | – |" in (run.path / "evaluation" / "table.md").read_text()
+    assert "Suspiciously close" in report_html(run) and "Evaluation on test prompts" in comparison_html([run, run])
+
+
+@pytest.mark.parametrize("settings", [{"extractor": "efficientnet_lite2"}, {"ensemble": "MMD=1, COVERAGE@efficientnet_lite2=0.2"}])
+def test_a_judge_that_the_reward_saw_gives_no_headline(make_run, settings):
+    run = make_run(push=0.2, **settings)
+    result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=(1.0,))
+    assert result["gap_closed"] is None and result["gap"]["lite2"]["estimate"] is not None and run.evaluation()["reward_saw_judge"]
+    said, levels = " ".join(result["notes"]), next(row for row in result["table"] if row["measure"] == "Vendi score, wavelets")
+    assert "The reward saw this judge's network (efficientnet_lite2)" in said and levels["ceiling"] > levels["base"]
+    assert f"By wavelets, which need no network, {result['gap']['wavelet']['estimate']:.0%}" in said
+    assert "constant guidance" not in said and not evaluate.reward_sees_judge(TrainConfig(extractor="efficientnet_lite2", ensemble="MMD@efficientnet_lite0=1"))
+
+
 def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, monkeypatch):
     def through(change: Callable[[torch.Tensor], torch.Tensor]) -> dict:
         monkeypatch.setattr("backend.diffusion.backbone.Backbone.reconstruct", lambda self, images: change(images))
@@ -126,15 +166,32 @@ def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, mo
     vendi = next(row for row in lost["table"] if row["measure"] == "Vendi score, Lite2")
     assert lost["attainable"]["estimate"] == pytest.approx((1 - vendi["base"]) / (vendi["ceiling"] - vendi["base"]), abs=1e-6)  # images all alike score 1
     odd = kept | {"attainable": {"estimate": 2.0}}  # as where the base is more varied than the ceiling
-    assert not any("perfect denoiser" in note for note in [*lost["notes"], *evaluate.notes_on(odd, SimpleNamespace(notes=[]))])
+    assert not any("perfect denoiser" in note for note in [*lost["notes"], *notes_on(odd)])
 
 
 @pytest.mark.parametrize(("high", "said", "unsaid"), [(7.8, "cannot tell damage from luck", "paid for with"), (-1.0, "paid for with precision", "luck")])
 def test_a_guard_that_few_images_miss_is_no_damage_yet(high: float, said: str, unsaid: str):
     rows = [{"measure": PRECISION, "estimate": -2.0, "low": -11.0, "high": high}, {"measure": REALISM, "estimate": 0.001, "low": -0.009, "high": 0.013}]
-    result = {"images": 64, "real_images": 400, "small": True, "guards": {"precision": False, "adherence": True, "memorisation": True}, "table": rows}
-    notes = " ".join(evaluate.notes_on(result, SimpleNamespace(notes=[])))
+    guards = guards_of(Interval(-2.0, -11.0, high), None, Interval(0, 0, 0))
+    notes = " ".join(notes_on({"images": 64, "real_images": 400, "small": True, "guards": guards, "table": rows}))
     assert said in notes and unsaid not in notes
+
+
+def test_policy_and_constants_are_compared_under_the_same_guards():
+    """A policy that pays with precision is not said to beat a constant that was held to it."""
+    kept, luck, damage = (guards_of(Interval(-2.0, low, high), None, Interval(0, 0, 0)) for low, high in ((-2.5, 0), (-11, 7), (-9, -1)))
+    candidates = [{"guidance": 9.0, "gap_closed": 0.1, "guards": kept}, {"guidance": 12.0, "gap_closed": 0.3, "guards": damage}]
+    trivial = {"best": candidates[0], "candidates": candidates}
+
+    def said(guards: dict, constants: dict = trivial) -> str:
+        return against_constants({"images": 64, "guidance": 7.5, "gap_closed": 0.2, "guards": guards, "trivial": constants})
+
+    assert "closes more" in said(kept) and "Guidance 12 does not count, though it closes 30%: it does not keep the guards" in said(kept)
+    for guards, why in ((damage, "which the policy does not keep"), (luck, "which 64 images do not settle for the policy")):
+        assert f"without the guards, {why}: the best constant guidance (12) closes 30% of the gap, the policy 20%" in said(guards)
+        assert "more" not in said(guards)
+    unsettled = {"best": {"guidance": 7.5, "gap_closed": 0.0}, "candidates": [{"guidance": 10.5, "gap_closed": 0.26, "guards": luck}]}
+    assert "64 images do not settle its guards. Of the other guidances that were tried none passes." in said(kept, unsettled)
 
 
 def test_the_ceiling_is_decoded_with_progress_and_can_be_stopped_midway(make_run, monkeypatch):
@@ -221,8 +278,6 @@ def test_warp_one_is_the_stock_schedule_and_others_keep_its_ends(tiny_pipeline):
 
 
 def test_digest_sees_every_weight(tiny_pipeline, tmp_path):
-    import shutil
-
     config = TrainConfig(base_model=str(tiny_pipeline))
     copy = shutil.copytree(tiny_pipeline, tmp_path / "copy")
     before = generate.weights_digest(generate.open_backbone(config, "cpu"))
@@ -232,6 +287,27 @@ def test_digest_sees_every_weight(tiny_pipeline, tmp_path):
     next(iter(tensors.values())).view(-1)[0] += 1e-3
     save_file(tensors, file, metadata={"format": "pt"})
     assert before != generate.weights_digest(generate.open_backbone(config.model_copy(update={"base_model": str(copy)}), "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("scheduler/scheduler_config.json", '"timestep_spacing": "leading"', '"timestep_spacing": "trailing"'),
+        ("vae/config.json", '"scaling_factor": 0.18215', '"scaling_factor": 0.5'),
+        ("tokenizer/tokenizer_config.json", '"model_max_length": 16', '"model_max_length": 6'),
+    ],
+)
+def test_base_images_are_drawn_anew_where_anything_but_the_weights_differs(tiny_pipeline, tmp_path, file, old, new):
+    config, protocol = TrainConfig(base_model=str(tiny_pipeline), num_inference_steps=4, window_start=0, window_size=2), Protocol(PROMPTS, 4, 4, 7.5)
+    copy = shutil.copytree(tiny_pipeline, tmp_path / "copy")
+    stock, same = (generate.open_backbone(config.model_copy(update={"base_model": str(folder)}), "cpu") for folder in (tiny_pipeline, copy))
+    assert generate.settings_digest(stock, PROMPTS) == generate.settings_digest(same, PROMPTS)
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    changed, digest = generate.open_backbone(config.model_copy(update={"base_model": str(copy)}), "cpu"), generate.weights_digest(stock)
+    assert digest == generate.weights_digest(changed)
+    assert not np.array_equal(*(generate.base_images(config, protocol, backbone, digest) for backbone in (stock, changed)))
 
 
 def test_protocol_pairs_prompts_and_seeds_and_its_digest_sees_all(tmp_path):

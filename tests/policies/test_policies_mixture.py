@@ -68,3 +68,12 @@ def test_refusals(tmp_path):
     for folders, weights, message in cases:
         with pytest.raises(InputError, match=message):
             mix_checkpoints([tmp_path / f for f in folders], tmp_path / "m", weights)
+
+
+def test_adapters_of_another_alpha_are_refused(bench, tmp_path):
+    """The same weights add alpha / rank as much: their plain average would be neither policy's."""
+    for alpha in (16.0, 32.0):
+        bench(mode="LORA_UNET", lora_alpha=alpha).agent.save_policy(tmp_path / f"{alpha:g}", use_ema=False)
+    with pytest.raises(InputError, match=r"lora_alpha 16.0 and 32.0"):
+        mix_checkpoints([tmp_path / "16", tmp_path / "32"], tmp_path / "m")
+    mix_checkpoints([tmp_path / "16", tmp_path / "16"], tmp_path / "m")

@@ -92,6 +92,37 @@ def test_minibatches_say_how_noisy_the_gradient_is_and_leave_it_as_it_is(bench):
     assert b.episode(0).gradient_noise_scale > 0
 
 
+def test_a_half_precision_models_gradient_and_fisher_product_do_not_underflow(bench):
+    """Tiny credit on its way back, and a tiny vector through the Fisher matrix, are what they are in full precision."""
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        b = bench(dtype=dtype, algorithm="TRPO", kl_base_coef=0.0)
+        trajectory = b.rollout()
+        credit = b.agent.advantages(trajectory, CREDIT, b.index)
+        credit.advantages *= 2.0**-14
+        batch = Batch.of(trajectory, credit)
+        _, gradient = b.agent.trpo._gradient(batch, b.agent._settings(6), Tally(), torch.Generator().manual_seed(0), None)
+        v = 1e-7 * torch.nn.functional.normalize(found[0][0] if found else gradient, dim=0)
+        found.append((gradient, b.agent.trpo.fisher_product(batch.used().take(torch.arange(2)), v)))
+    for full, half in zip(*found, strict=True):
+        assert float((half - full).norm()) < 0.05 * float(full.norm())
+
+
+def test_a_gradient_of_zeros_is_a_skipped_step(bench, monkeypatch):
+    """It can only have underflowed: pairs without an advantage are not in use. Where all pairs are too old there is nothing to step along."""
+    b = bench(mode="SCHEDULER_POLICY", algorithm="TRPO")
+    size = sum(t.numel() for t in b.agent.policy.trainable_state().values())
+    for stale, skipped in ((0.0, 1), (1.0, 0)):
+
+        def nothing(self, batch, settings, tally, *args, stale=stale):
+            tally.add(stale=torch.full((6,), stale))
+            return 0.0, torch.zeros(size)
+
+        monkeypatch.setattr(TRPO, "_gradient", nothing)
+        stats = b.episode(0)
+        assert stats.skipped_nonfinite == skipped and stats.optimiser_steps == 0
+
+
 def test_ppo_and_trpo_share_one_loss(bench):
     b = bench(mode="SCHEDULER_POLICY")
     trajectory = b.rollout()

@@ -52,7 +52,7 @@ def remembering(network: Extractor) -> Extractor:
     def forward(images: torch.Tensor, preserve_gradients: bool = False) -> torch.Tensor:
         if preserve_gradients:
             return plain(images, True)
-        keys = [hashlib.sha256(image.contiguous().numpy().tobytes() + str(tuple(image.shape)).encode()).digest() for image in check_images(images)]
+        keys = [hashlib.sha256(image.detach().contiguous().numpy().tobytes() + str(tuple(image.shape)).encode()).digest() for image in check_images(images)]
         new = [i for i, key in enumerate(keys) if key not in rows]
         if new:
             rows.update(zip((keys[i] for i in new), plain(images[new]), strict=True))

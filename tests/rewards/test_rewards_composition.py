@@ -229,6 +229,22 @@ def test_resume_with_another_metric_is_refused(renders):
         make(renders, metric="VENDI").load_state_dict(make(renders).state_dict())
 
 
+def test_a_state_from_before_the_first_group_is_gone_back_to(renders, images):
+    """LPIPS keeps vectors of recent images from the first group on; going back to the start must not ask for them."""
+    function = make(renders, metric="LPIPS", reward_mode="single", use_bonuses=False)
+    start = function.state_dict()
+    call(function, images[0][:4], images[1][:4])
+    first = function.credit(images[0][4:8], images[1][4:8], torch.arange(4))
+    later = function.state_dict()
+    function.load_state_dict(start)
+    assert function.metrics[0].company(8).numel() == 0 and function.state_dict().keys() == start.keys() != later.keys()
+    function.load_state_dict(later)
+    assert torch.equal(function.credit(images[0][4:8], images[1][4:8], torch.arange(4)), first)
+    del later["queue.efficientnet_lite0.rows"]
+    with pytest.raises(InputError, match="no queue.efficientnet_lite0.rows"):
+        function.load_state_dict(later)
+
+
 def test_normaliser_subtracts_the_past_and_has_a_floor():
     normaliser = RunningNormaliser(floor=0.5)
     for group in ([1.0, 3.0], [2.0, 6.0]):

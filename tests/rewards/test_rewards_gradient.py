@@ -35,6 +35,17 @@ def test_the_image_gradient_is_the_slope_of_the_reward(settings, renders, with_a
     assert slope_along(function, pictures, words, change, 2e-2) == pytest.approx(float((found * change).sum()), rel=0.08)
 
 
+def test_prompt_relevance_is_felt_through_another_extractor_too(renders, with_attributes, images):
+    """Its regressors read Lite0: where the metric looks through another network, they have a graph of their own."""
+    function = make(renders, extractor="efficientnet_lite2", adherence_weight=1.0, diversity_weight=0.0, use_bonuses=False, company=0)
+    pictures, words = images[0][:8], images[1][:8]
+    call(function, pictures, words)
+    found = function.image_gradient(pictures, words, torch.arange(8))
+    assert found.any()
+    change = found / found.norm()
+    assert slope_along(function, pictures, words, change, 2e-2) == pytest.approx(float((found * change).sum()), rel=0.08)
+
+
 def test_the_first_groups_image_gradient_is_in_units_of_its_own_credit(renders, images):
     function = make(renders, use_bonuses=False, company=0)
     pictures, words = images[0][:8], images[1][:8]

@@ -111,9 +111,11 @@ def test_all_checkpoints_damaged_begins_anew(store):
 class Guiding(Control):
     """Asks for another guidance in episode 6."""
 
+    wanted = 9.5
+
     def turnover(self):
         if self.run.status().episode == 5 and not answers(self.run):
-            self.run.request("change", {"field": "guidance_scale", "value": 9.5})
+            self.run.request("change", {"field": "guidance_scale", "value": self.wanted})
         return super().turnover()
 
 
@@ -131,6 +133,25 @@ def test_after_a_change_of_guidance_the_base_is_measured_anew_and_the_trend_begi
     assert probes(run)[0] == pytest.approx(probes(still)[0] + 0.02, abs=0.004) and len(probes(run)) == 4 and len(probes(still)) == 5
     data = columns(run, "policy_updates", ["batch_score", "trend_from"])
     assert steady(data).tolist() == data["batch_score"][5:].tolist()
+
+
+def test_the_best_checkpoint_is_of_the_guidance_in_force(store):
+    """At a lower guidance the fake learner's pictures are darker and score less: what came before does not compare, and stays on the disk."""
+
+    class Lowering(Guiding):
+        """Asks for less."""
+
+        wanted = 1.5
+
+    config = small_config(episodes=12, save_every=2, keep_last=20, learning_rate=1e-9)
+    run = store.create(config)
+    train(config, run, Lowering(run), build=fake_build())
+    scores = [float(r["batch_score"]) for r in rows(run, "policy_updates")]
+    assert min(scores[:5]) > max(scores[5:])
+    kept = {c.episode: json.loads((c.path / "manifest.json").read_text()) for c in run.checkpoints()}
+    assert kept[4]["score"] is None and kept[4]["score_before"] == pytest.approx(np.mean(scores[:4]))
+    assert kept[6]["score"] == pytest.approx(scores[5]) and kept[12]["score"] == pytest.approx(np.mean(scores[5:]))
+    assert [c.episode for c in run.checkpoints() if c.best] == [max((e for e in kept if e > 5), key=lambda e: (kept[e]["score"], e))]
 
 
 @pytest.mark.parametrize("question", [66, 72, 78, 84])
