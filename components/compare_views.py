@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.errors import InputError
+from backend.evaluation.guards import verdict_of
 from backend.evaluation.results import LEVELS
 from backend.runs import Run
 from components.markup import Raw, empty, note, number, table, text
@@ -19,6 +20,11 @@ from components.pictures import data_address, nearest, plain_features, same_size
 PREVIEW = 96
 PLAIN = "root mean square distance over wavelet statistics and measured crater attributes"
 MOST_ON_MAP = 400  # points of each set
+GUARDED = {
+    "yes": ("Quality guards kept.", "good"),
+    "no": ("Quality guards not kept: see the notes.", "warn"),
+    "not settled": ("So few images do not settle the quality guards: see the notes.", "warn"),
+}
 
 
 @dataclass
@@ -147,7 +153,7 @@ def evaluation_table(run: Run) -> str:
     guards = found.get("guards") or {}
     verdict = ""
     if "passed" in guards:
-        verdict = note("Quality guards kept.", "good") if guards["passed"] else note("Quality guards not kept: see the notes.", "warn")
+        verdict = note(*GUARDED[verdict_of(guards)])
     remarks = "".join(f"<li>{text(line)}</li>" for line in found.get("notes", []))
     head = ["Measure", *map(str.capitalize, LEVELS), "Change or share", "95 % interval"]
     return table(head, rows, caption=f"Evaluation of {found.get('checkpoint', '')} on test prompts") + verdict + f'<ul class="caption">{remarks}</ul>'

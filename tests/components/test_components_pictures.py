@@ -90,3 +90,19 @@ def test_import_reports_refusals_and_offers_the_set(context: PageContext, tmp_pa
         with pytest.raises(InputError, match="cannot be used"):
             library.import_files(files, bad, 64, False)
     assert context.store.list() == [], "an imported set must not look like a run"
+
+
+@pytest.mark.parametrize(
+    ("guards", "said"),
+    [
+        ({"passed": True, "precision": True}, "guards kept."),
+        ({"passed": False, "precision": False}, "guards not kept"),
+        ({"passed": False, "memorisation": False, "unsettled": ["memorisation"]}, "few images do not settle"),
+    ],
+)
+def test_guards_that_few_images_do_not_settle_are_not_called_broken(guards, said):
+    class Judged:
+        def evaluation(self):
+            return {"table": [], "guards": guards, "notes": []}
+
+    assert said in compare_views.evaluation_table(Judged())
