@@ -36,7 +36,7 @@ class Levels:
         return choose_group(self.config, len(self.session.train_prompts), BASE_GROUPS + number)
 
     def draw_base_group(self, number: int, should_stop: Callable[[], bool]) -> torch.Tensor:
-        """Images [B, 3, h, w] of the untouched base, sampled with the same noise in the window as a training group.
+        """Images [B, 3, h, w] of the untouched base, sampled with the noise in the window that training begins with.
 
         Raises:
             Stopped: on request.
