@@ -118,9 +118,7 @@ class ProcessExecutor:
             return ""
         if code == 0:
             return ""
-        sentence = run.status().error or exit_sentence(code, run.config, last_line(run.path / "process.txt"))
-        settle(run, "failed", "", error=sentence)
-        return sentence
+        return settle_child(run, code)
 
     def stop(self) -> None:
         """See `Executor`."""
@@ -142,6 +140,13 @@ def settle(run: Run, state: str, message: str, error: str) -> None:
     status = run.status()
     if status.state in LIVE and run.path.is_dir():
         StatusWriter(run.status_path, status).update(state=state, message=message, error=error, phase="", requested="", eta_seconds=None)
+
+
+def settle_child(run: Run, code: int) -> str:
+    """Settle a run whose child, which wrote to process.txt, failed with this exit status; returns the sentence that says why."""
+    sentence = run.status().error or exit_sentence(code, run.config, _last_line(run.path / "process.txt"))
+    settle(run, "failed", "", error=sentence)
+    return sentence
 
 
 def queue_again(run: Run, executor: str = "", message: str = "") -> list[Request]:
@@ -180,7 +185,7 @@ def exit_sentence(code: int, config: TrainConfig, last_line: str = "") -> str:
     return last_line[:300] or f"the training process ended with status {code}; log.txt has its last words"
 
 
-def last_line(path: Path) -> str:
+def _last_line(path: Path) -> str:
     """The last line of a child's output; empty where there is none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()

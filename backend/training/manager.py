@@ -11,6 +11,7 @@ from backend.config import TrainConfig, make_config, upgrade
 from backend.errors import InputError
 from backend.runs import LIVE, Login, Owner, Run, RunStore, is_owner, new_owner, set_owner
 from backend.runs.process import identity
+from backend.runs.status import Status
 from backend.training.chunks import Chunk, chunks_awaited
 from backend.training.executors import leave_cluster, queue_again, settle
 from backend.training.host import Host
@@ -121,7 +122,7 @@ class Manager:
         """
         run = self._steerable(run_id, token)
         state = self.store.effective_state(run)
-        if state == "paused" or self._requested(run, state) == "pause":
+        if state == "paused" or self._requested(run, run.status(), state) == "pause":
             run.request("resume")
             return "going on"
         if state in LIVE:
@@ -268,16 +269,16 @@ class Manager:
             state = "interrupted"
         return {
             **status.to_dict(),
-            "requested": self._requested(run, state),
+            "requested": self._requested(run, status, state),
             "effective_state": state,
             "place": place,
             "waiting": self._why_waiting(place, status.phase) or self.host.sentences.get(run_id, ""),
             "hosted_here": place is not None,
         }
 
-    def _requested(self, run: Run, state: str) -> str:
+    def _requested(self, run: Run, status: Status, state: str) -> str:
         """What a live run was asked for and has not obeyed yet: stop, pause or nothing."""
-        return (run.asked() or run.status().requested) if state in LIVE else ""
+        return (run.asked() or status.requested) if state in LIVE else ""
 
     def _why_waiting(self, place: int | None, phase: str) -> str:
         if not place:

@@ -17,7 +17,7 @@ from backend.config import TrainConfig, command_line, load_plugins
 from backend.errors import InputError
 from backend.runs import LIVE, RunStore
 from backend.runs.status import StatusWriter, fresh_status
-from backend.training.executors import PROJECT, exit_sentence, last_line, queue_again, settle
+from backend.training.executors import PROJECT, queue_again, settle, settle_child
 from backend.training.record import machine_record
 
 CLUSTERS = ("slurm", "local", "debug")
@@ -72,7 +72,7 @@ class TrainingJob:
             while self.process.poll() is None:  # a blocking wait would hold the lock that `checkpoint` needs amid it
                 time.sleep(0.5)
         if self.process.returncode:
-            settle(run, "failed", "", error=run.status().error or exit_sentence(self.process.returncode, run.config, last_line(run.path / "process.txt")))
+            settle_child(run, self.process.returncode)
         return run.status().state
 
     def checkpoint(self) -> Any:
