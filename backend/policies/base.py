@@ -57,6 +57,10 @@ class Policy(nn.Module, ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""
 
+    def spread_parameters(self) -> list[nn.Parameter]:
+        """Those of `trainable` that make a spread which no state changes; TRPO steps them apart from the mean's."""
+        return []
+
     @abstractmethod
     def distribution(self, transitions: Transitions) -> Gaussian:
         """The distribution over actions at m recorded states, with gradients."""

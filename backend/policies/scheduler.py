@@ -66,6 +66,10 @@ class SchedulerPolicy(Policy):
         """The network's and the spread's parameters."""
         return dict(self.named_parameters())
 
+    def spread_parameters(self) -> list[nn.Parameter]:
+        """The spread's parameters."""
+        return list(self.spread.parameters())
+
     def _gaussian(self, pooled: torch.Tensor) -> Gaussian:
         mean = MEAN_GAIN * self.head(self.body(pooled))
         return Gaussian(mean, self.spread().expand(len(mean), -1))

@@ -64,7 +64,7 @@ class Agent:
         self.memory = ReplayMemory(config.replay_groups)
         self.ema = MovingAverage(policy, config.ema_decay)
         self.ppo = PPO(policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale)
-        self.trpo = TRPO(policy, self.noise_scale, self.critic, self.critic_optimiser)
+        self.trpo = TRPO(policy, self.optimiser, self.critic, self.critic_optimiser, self.noise_scale)
         self.ranks = Ranks()
 
     def join_ranks(self, ranks: Ranks) -> None:
@@ -78,8 +78,12 @@ class Agent:
 
     @property
     def clip_nats(self) -> float:
-        """PPO's clip range of the joint log-ratio; the mode's own where the config says 0."""
-        return self.config.clip_range_nats or self.policy.default_clip_nats
+        """PPO's clip range of the joint log-ratio in force."""
+        return self.clip_nats_of(self.config)
+
+    def clip_nats_of(self, config: TrainConfig) -> float:
+        """The clip range that settings ask for; the mode's own where they say 0."""
+        return config.clip_range_nats or self.policy.default_clip_nats
 
     def window(self, episode: int | None) -> tuple[int, int]:
         """First trained step and K in an episode: fixed, one step further each episode, or drawn from the run's seed; None is evaluation, where it stays."""

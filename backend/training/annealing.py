@@ -1,4 +1,4 @@
-"""The learning rate's course over a run's episodes, by the names of transformers' `lr_scheduler_type`."""
+"""The step's course over a run's episodes, by the names of transformers' `lr_scheduler_type`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lr_factor(kind: str, episode: int, episodes: int) -> float:
 
 
 def anneal(config: TrainConfig, episode: int, agent: Any, live: TrainConfig) -> None:
-    """Set an episode's learning rates, the policy's and the critic's.
+    """Set an episode's learning rates, the policy's and the critic's; and TRPO's clip range, since its steps are as long as the trust region that follows from it.
 
     Args:
         config: settings of the run.
@@ -34,3 +34,5 @@ def anneal(config: TrainConfig, episode: int, agent: Any, live: TrainConfig) -> 
     factor = lr_factor(config.lr_scheduler, episode, config.episodes)
     for name in ("learning_rate", "learning_rate_critic"):
         agent.set_knob(name, getattr(live, name) * factor)
+    if config.algorithm == "TRPO":
+        agent.set_knob("clip_range_nats", agent.clip_nats_of(live) * factor)

@@ -291,7 +291,7 @@ class EpisodeLoop:
             self.agent.load_state_dict(state["agent"])
             self.reward.load_state_dict(state["reward"])
         rate = self.live.learning_rate
-        halved = halved_pace(self.live, self.agent.clip_nats)
+        halved = halved_pace(self.live, self.agent.clip_nats_of(self.live))
         for field, value in {**self.progress.live, **halved}.items():
             self._set_live(field, value)
         self.progress.skipped_in_a_row = 0

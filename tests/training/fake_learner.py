@@ -43,7 +43,10 @@ class FakeAgent:
 
     @property
     def clip_nats(self) -> float:
-        return self.config.clip_range_nats
+        return self.clip_nats_of(self.config)
+
+    def clip_nats_of(self, config: TrainConfig) -> float:
+        return config.clip_range_nats
 
     def join_ranks(self, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.training import cost
-from backend.training.annealing import lr_factor
+from backend.training.annealing import anneal, lr_factor
 from backend.training.curriculum import Curriculum
 from backend.training.live import live_fields, validate_change
 from backend.training.packing import pack, snapshot, unpack
@@ -220,3 +221,15 @@ def test_learning_rate_schedules_are_those_of_transformers(kind):
         assert 0 < lr_factor(kind, episode, 10) == pytest.approx(theirs.get_last_lr()[0])
         optimiser.step()
         theirs.step()
+
+
+@pytest.mark.parametrize(("algorithm", "asked", "region"), [("PPO", 1.6, None), ("TRPO", 1.6, 0.8), ("TRPO", 0.0, 25.0)])
+def test_half_way_everything_that_makes_a_step_long_is_halved(algorithm, asked, region):
+    """TRPO's steps are as long as the trust region of its clip range, the mode's own (here 50 nats) where the settings say 0."""
+    config = TrainConfig(algorithm=algorithm, clip_range_nats=asked, episodes=10, lr_scheduler="linear")
+    told = {}
+    agent = SimpleNamespace(set_knob=told.__setitem__, clip_nats_of=lambda c: c.clip_range_nats or 50.0)
+    anneal(config, 6, agent, config)
+    assert told == pytest.approx(
+        {"learning_rate": config.learning_rate / 2, "learning_rate_critic": config.learning_rate_critic / 2} | ({} if region is None else {"clip_range_nats": region})
+    )
