@@ -245,11 +245,10 @@ class EpisodeLoop:
             return True
         self.recorder.phase("saving a checkpoint")
         try:
-            since = self.progress.steady_from
-            score = Progress(scores=self.progress.scores[since:]).smooth_score
+            score = self.progress.smooth_score
             save_checkpoint(self.run_, number, self.state(), self.agent.save_policy, score)
             if score is not None:
-                set_aside(self.run_, since)
+                set_aside(self.run_, self.progress.steady_from)
             best = keep_and_prune(self.run_, self.config.keep_last)
         except OSError as error:
             kept = self.run_.checkpoints()

@@ -20,7 +20,7 @@ class Progress:
         episode: completed episodes.
         images: images drawn for training.
         scores: raw group score of each episode.
-        best_score, best_episode: highest of them.
+        best_score, best_episode: highest of them since the conditions last changed.
         base_scores: raw scores of groups of the untouched base, same N.
         reference_level: mean raw score of equal-N subsets of the reference set.
         probes: raw scores of the fixed test images, the base's first.
@@ -66,14 +66,15 @@ class Progress:
 
     @property
     def smooth_score(self) -> float | None:
-        """Mean of the latest `SMOOTH` finite scores."""
-        latest = [s for s in self.scores[-SMOOTH:] if math.isfinite(s)]
+        """Mean of the finite ones among the latest `SMOOTH` scores since the conditions last changed."""
+        latest = [s for s in self.scores[self.steady_from :][-SMOOTH:] if math.isfinite(s)]
         return sum(latest) / len(latest) if latest else None
 
     def under(self, *conditions: float) -> None:
-        """The next score is made under these conditions; a trend counts from where they last changed, for they move the score by themselves."""
+        """The next score is made under these conditions; best, mean and trend count from where they last changed, for they move the score by themselves."""
         if self.conditions != list(conditions):
             self.conditions, self.steady_from = list(conditions), self.episode
+            self.best_score = self.best_episode = None
 
     def trend(self) -> Trend:
         """Of the scores since the conditions last changed, and of the probes, which are drawn and scored as the settings say throughout."""

@@ -30,7 +30,7 @@ def count_damage(progress: Progress, recorder: Recorder, damaged: bool, stepped:
     progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
     if damaged:
         then = f"that step was skipped ({progress.skipped} so far)" if skipped else "what it touched was left out of that step"
-        recorder.alert(f"episode {progress.episode}: not a finite number in the images, the reward or the loss; {then}")
+        recorder.alert(f"episode {progress.episode}: not a finite number in the images, the reward, the loss or its gradient, or a gradient of nothing but zeros; {then}")
     return progress.skipped_in_a_row >= SKIPS_BEFORE_RESTORE
 
 

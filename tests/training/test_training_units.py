@@ -120,7 +120,12 @@ def test_progress_ignores_what_is_not_finite():
         progress.add(score, 16)
     assert (progress.best_score, progress.best_episode, progress.images, progress.episode) == (0.75, 3, 64, 4)
     assert progress.smooth_score == 0.5
-    assert Progress.from_dict({**progress.to_dict(), "of_a_later_version": 1}).to_dict()["best_episode"] == 3
+    progress.under(9.0, 1.0)
+    progress.add(0.25, 16)
+    assert (progress.best_score, progress.best_episode, progress.smooth_score) == (0.25, 5, 0.25)  # another guidance: what was before is no yardstick
+    progress.under(9.0, 1.0)
+    assert progress.best_score == 0.25
+    assert Progress.from_dict({**progress.to_dict(), "of_a_later_version": 1}).to_dict()["best_episode"] == 5
     earlier = Progress.from_dict({"base_probe": -0.3, "probe_score": -0.2})
     assert (earlier.probes, earlier.base_probe, earlier.probe_score) == ([-0.3, -0.2], -0.3, -0.2), "a checkpoint from before all probes were kept"
     assert Progress(probes=[-0.3]).probe_score is None, "the base's own probe is no score of the run"
