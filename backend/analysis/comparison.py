@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.analysis.convergence import plateau_episode, slope_interval, stability, trend
 from backend.analysis.figures import PALETTE, Figure, layout, line
-from backend.analysis.series import columns, present, probes, smooth, steady
+from backend.analysis.series import columns, latest, present, probes, smooth, steady
 from backend.errors import InputError
 from backend.runs import Run
 
@@ -41,7 +41,7 @@ def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = F
         if not present(values):
             continue
         if relative and present(data.get("base_level")):
-            values = values - np.nanmedian(data["base_level"])
+            values = values - latest(data["base_level"])
         traces.append(line(f"{run.config.mode} {run.config.metric} ({run.id})", data["episode"], smooth(values), index))
     return {"data": traces, "layout": layout("Runs overlaid", column.replace("_", " ") + (" minus base" if relative else ""))}
 
@@ -72,21 +72,23 @@ def convergence(run: Run) -> dict[str, Any]:
     Returns:
         `episodes`, `state`, `slope` with `low` and `high` of the recent window (score per episode), `overall_slope` with
         interval over the whole run, `plateau_episode` or None, `first` and `last` (means of the first and last tenth, at
-        least five episodes), `gain` = last - first, `base_level`, `best`.
+        least five episodes), `gain` = last - first, `base_level` (the newest), `best`. All but `overall_slope` are of the episodes since guidance
+        or share of the reference set last changed, which moves the score by itself.
     """
     data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "trend_from"])
     score, episode = data.get("batch_score", np.zeros(0)), data.get("episode", np.zeros(0))
-    recent, overall, at = trend(steady(data), probes(run)), slope_interval(score), plateau_episode(score)
-    finite = score[np.isfinite(score)]
+    counted = steady(data)
+    recent, overall, at = trend(counted, probes(run)), slope_interval(score), plateau_episode(counted)
+    finite = counted[np.isfinite(counted)]
     part = max(5, len(finite) // 10)
     first, last = (float(p.mean()) if len(p) else None for p in (finite[:part], finite[-part:]))
     return {
         "run": run.id, "mode": run.config.mode, "metric": run.config.metric, "episodes": len(score), "state": recent.state,
         "slope": recent.slope, "low": recent.low, "high": recent.high,
         "overall_slope": overall[0], "overall_low": overall[1], "overall_high": overall[2],
-        "plateau_episode": int(episode[at]) if at is not None else None,
+        "plateau_episode": int(episode[len(score) - len(counted) + at]) if at is not None else None,
         "first": first, "last": last, "gain": last - first if len(finite) else None,
-        "base_level": float(np.nanmedian(data["base_level"])) if present(data.get("base_level")) else None,
+        "base_level": latest(data["base_level"]) if present(data.get("base_level")) else None,
         "best": float(finite.max()) if len(finite) else None,
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backend.analysis.convergence import plateau_episode
-from backend.analysis.series import columns, present, schedule_lines, smooth, thin
+from backend.analysis.series import columns, present, schedule_lines, smooth, steady, thin
 from backend.runs import Run
 
 Figure = dict[str, Any]
@@ -64,7 +64,7 @@ def curves(run: Run, table: str, wanted: Sequence[tuple[str, str]], title: str, 
 
 def rewards(run: Run) -> Figure:
     """Raw group score with its moving average, base and reference levels, fixed-seed probes and the plateau, if any."""
-    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "reference_level", "best_score", "probe_score"])
+    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "reference_level", "best_score", "probe_score", "trend_from"])
     episode = data.get("episode", np.zeros(0))
     score = data.get("batch_score", np.zeros(0))
     traces = []
@@ -77,9 +77,10 @@ def rewards(run: Run) -> Figure:
     if present(data.get("probe_score")):
         traces.append(line("probe (test prompts)", episode, data["probe_score"], 1, mode="markers", marker={"symbol": "diamond", "size": 8, "color": PALETTE[1]}))
     figure = {"data": traces, "layout": layout(f"Reward, {run.config.mode}", f"{run.config.metric} (raw group score)", shapes=marks(run))}
-    plateau = plateau_episode(score)
-    if plateau is not None and plateau < len(episode):
-        at = float(episode[plateau])
+    counted = steady(data)
+    plateau = plateau_episode(counted)
+    if plateau is not None:
+        at = float(episode[len(score) - len(counted) + plateau])
         figure["layout"]["annotations"] = [{"x": at, "y": 1, "yref": "paper", "text": f"plateau from {at:.0f}", "showarrow": False}]
         figure["layout"]["shapes"].append({"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dash", "color": PALETTE[3]}})
     return figure

@@ -59,6 +59,12 @@ def steady(data: dict[str, np.ndarray], name: str = "batch_score") -> np.ndarray
     return data.get(name, np.zeros(0))[int(first[-1]) - 1 if len(first) else 0 :]
 
 
+def latest(values: np.ndarray) -> float:
+    """The last finite value; NaN where there is none."""
+    found = values[np.isfinite(values)]
+    return float(found[-1]) if len(found) else float("nan")
+
+
 def present(values: np.ndarray | None) -> bool:
     """Whether there is anything finite to draw."""
     return values is not None and bool(np.isfinite(values).any())

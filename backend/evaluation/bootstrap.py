@@ -52,10 +52,11 @@ def paired_bootstrap(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile interval of a statistic of means, the same units and seeds drawn for every table.
+    """Percentile interval of a statistic of means, the same units and seeds drawn for every table that has as many units as the first.
 
     Training seeds and evaluation units form a crossed table (every seed's policy draws the same units), so the two are
-    resampled independently; one seed alone is not resampled, and the interval then speaks of that policy only.
+    resampled independently; one seed alone is not resampled, and the interval then speaks of that policy only. A table with another
+    number of units (a ceiling of few photographs) is no pair of the others: its units are drawn apart.
 
     Args:
         tables: arrays [U], [1, U] or [S, U], or with a leading axis of random partitions [Q, ..., U] as
@@ -64,14 +65,9 @@ def paired_bootstrap(
         statistic: takes the tables' means in order, as arrays, and returns the statistic for each.
         resamples: number of bootstrap replicates in all.
         level: coverage.
-
-    Raises:
-        ValueError: the tables do not agree in their number of units.
     """
     stacked = [_with_partitions(table) for table in tables]
-    units = {table.shape[-1] for table in stacked}
-    if len(units) != 1:
-        raise ValueError(f"paired tables have {sorted(units)} units: give the same number in each")
+    units = dict.fromkeys(table.shape[-1] for table in stacked)  # the first table's first
     partitions = max(table.shape[0] for table in stacked)
     seeds = max(table.shape[1] for table in stacked)
     share = math.ceil(resamples / partitions)
@@ -79,8 +75,8 @@ def paired_bootstrap(
     for index in range(partitions):
         chosen = [np.broadcast_to(t[index % t.shape[0]], (seeds, t.shape[-1])) for t in stacked]
         seed_counts = resample_counts(generator, share, seeds)
-        unit_counts = resample_counts(generator, share, units.copy().pop())
-        replicates.append(statistic(*[replicate_means(t, seed_counts, unit_counts) for t in chosen]))
+        unit_counts = {number: resample_counts(generator, share, number) for number in units}
+        replicates.append(statistic(*[replicate_means(t, seed_counts, unit_counts[t.shape[-1]]) for t in chosen]))
         estimates.append([t.mean() for t in chosen])
     estimate = float(statistic(*[np.asarray(column).mean(keepdims=True) for column in zip(*estimates, strict=True)])[0])
     drawn = np.concatenate(replicates)

@@ -39,7 +39,7 @@ def diversity_rows(
     base: Measured, tuned: list[Measured], ceiling: Measured, judges: Judges, generator: np.random.Generator, reference: Measured | None = None
 ) -> tuple[list[dict], dict[str, Interval]]:
     """Rows of the table and the gap closed by judge; the reference set has a level where it has as many images as a subset."""
-    subsets = partitions(len(base), subset_size(len(base)), generator)
+    subsets = partitions(len(base), min(subset_size(len(base)), len(ceiling)), generator)
     ceiling_subsets = subsets if len(ceiling) == len(base) else partitions(len(ceiling), subsets.shape[2], generator)[:, : subsets.shape[1]]
     bases, tops = block_scores(base, judges, subsets), block_scores(ceiling, judges, ceiling_subsets)
     seeds = [block_scores(item, judges, subsets) for item in tuned]
@@ -53,9 +53,8 @@ def diversity_rows(
         tables = [_stack([s[name] for s in seeds]), bases[name][:, None], tops[name][:, None]]
         change = paired_bootstrap(tables[:2], generator)
         rows.append(_row(title, float(bases[name].mean()), float(tables[0].mean()), change, ceiling=float(tops[name].mean()), subset=subsets.shape[2], **beside.get(name, {})))
-        if tops[name].shape[1] == bases[name].shape[1]:
-            gaps[name] = paired_bootstrap(tables, generator, gap_closed)
-            rows.append(_row(f"Diversity gap closed, {name}", None, None, gaps[name]))
+        gaps[name] = paired_bootstrap(tables, generator, gap_closed)
+        rows.append(_row(f"Diversity gap closed, {name}", None, None, gaps[name]))
     return rows, gaps
 
 

@@ -285,6 +285,8 @@ class Agent:
                 group["lr"] = getattr(config, name)
         if name in ("entropy_coef", "kl_base_coef"):
             getattr(self, name).reset(getattr(config, name))
+        if name == "pathwise":
+            self.memory.groups.clear()  # groups with and without pulls cannot be trained on together
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an exact resume needs: `tensors` by name (safetensors) and JSON-able `scalars`."""

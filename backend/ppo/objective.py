@@ -97,16 +97,17 @@ def pair_loss(policy: Policy, chunk: Batch, settings: Settings, tally: Tally) ->
     if share:
         loss = loss - share * torch.where(stale, 0.0, pathwise_gain(distribution, t)).sum()
     if settings.entropy_coef:
-        loss = loss - settings.entropy_coef * entropy.sum()
+        loss = loss - settings.entropy_coef * torch.where(stale, 0.0, entropy).sum()
     base, known = (torch.zeros_like(t.mean), torch.ones_like(chunk.fresh)) if policy.base_is_zero else (t.base_mean, t.base_known)
     if base is not None:
-        kl_base = torch.where(known, distribution.mean_shift_kl(base), 0.0)
-        tally.add(kl_base=kl_base[known])
+        counted = known & ~stale  # what is left out of the reward's part pays no penalty either
+        kl_base = torch.where(counted, distribution.mean_shift_kl(base), 0.0)
+        tally.add(kl_base=kl_base[counted])
         if settings.kl_base_coef:
             # The pairs with a known base mean stand for all: an unbiased estimate of the penalty.
             loss = loss + settings.kl_base_coef * kl_base.sum() / settings.base_share
     ratio = seen.exp()
-    tally.add(surrogate=surrogate, entropy=entropy, kl=kl, ratio=ratio, up=(ratio > 1 + settings.clip_range).float(), down=(ratio < 1 - settings.clip_range).float())
+    tally.add(surrogate=surrogate, entropy=entropy, kl=kl[chunk.fresh], ratio=ratio, up=(ratio > 1 + settings.clip_range).float(), down=(ratio < 1 - settings.clip_range).float())
     return loss, kl.detach()[chunk.fresh]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ class MetricResult:
     """What a metric says about one group.
 
     Attributes:
-        score: raw score of the group; higher is better.
+        score: raw score of the group; higher is better. NaN where the group has none.
         credit: [B] float64, share of each image in it, in the score's units.
         explanations: one dictionary per image: attraction (toward the reference), repulsion (from the other images), their
             sum being the credit; companion, the index of the nearest image, and companion_kind, what it is an index into
@@ -63,6 +64,11 @@ class MetricResult:
     explanations: list[dict[str, Any]]
     exact: bool = True
     set_size: int = 1
+
+    @property
+    def defined(self) -> bool:
+        """Whether the group has a score at all."""
+        return not math.isnan(self.score)
 
 
 @dataclass
@@ -171,9 +177,9 @@ def explain(credit: Credit, companions: Sequence[int], kind: str, note: str = ""
 
 
 def undefined(count: int, note: str) -> MetricResult:
-    """The defined value of what has none: zero score, zero credit, and the reason."""
+    """What a group gets that has no value: no score (NaN, which no best, mean or level counts), zero credit, and the reason."""
     zero = torch.zeros(count, dtype=torch.float64)
-    return MetricResult(0.0, zero, explain(Credit(zero, zero), [-1] * count, "group", note), exact=False)
+    return MetricResult(math.nan, zero, explain(Credit(zero, zero), [-1] * count, "group", note), exact=False)
 
 
 class SetMetric(Metric):

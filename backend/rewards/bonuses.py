@@ -24,6 +24,12 @@ ENTROPY_BINS = 64
 QUALITY_RANGE = 3.0  # log distance ratios beyond a factor of 20 say nothing more
 
 
+def root(values: Tensor) -> Tensor:
+    """Square root with derivative 0 at 0 and below, where a root has none: the spread of what does not vary at all."""
+    positive = values > 0
+    return torch.where(positive, values, 1.0).sqrt() * positive
+
+
 def luminance(images: Tensor) -> Tensor:
     """[B, 3, h, w] -> [B, h, w] float64."""
     weights = torch.tensor(LUMINANCE, dtype=torch.float64, device=images.device)
@@ -74,8 +80,8 @@ def region_variation(images: Tensor) -> Tensor:
     grey = luminance(images)[:, None]
     means = F.adaptive_avg_pool2d(grey, REGIONS).flatten(1)
     squares = F.adaptive_avg_pool2d(grey**2, REGIONS).flatten(1)
-    spreads = (squares - means**2).clamp_min(0).sqrt()
-    combined = (means.var(1, correction=0) + spreads.var(1, correction=0)).sqrt()
+    spreads = root(squares - means**2)
+    combined = root(means.var(1, correction=0) + spreads.var(1, correction=0))
     return (combined / REGION_SCALE).clamp_max(1)
 
 

@@ -1,4 +1,4 @@
-"""The reward of one group: metrics and bonuses, each normalised before it is weighted, and nothing ever NaN."""
+"""The reward of one group: metrics and bonuses, each normalised before it is weighted, and no image's reward ever NaN."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class RewardFunction:
             raise InputError(f"adherence_weight = {value} needs the attribute regressors: build them with `python -m backend base-model attributes`", field="adherence_weight")
         self.weights[key] = float(value)
 
-    def _build_metrics(self) -> list[Metric]:
+    def _build_metrics(self, config: TrainConfig | None = None) -> list[Metric]:
         """One metric per part, on its space as it is now."""
-        return [METRICS.get(p.metric).load()(self.config, self.spaces[p.extractor].context) for p in self.parts]
+        return [METRICS.get(p.metric).load()(config or self.config, self.spaces[p.extractor].context) for p in self.parts]
 
     def set_reference_share(self, share: float) -> None:
         """Let the metrics see only the most typical part of the reference set (a curriculum); 1 is all of it.
@@ -163,7 +163,8 @@ class RewardFunction:
         with torch.enable_grad():
             batches, keep = self._batches(leaf, captions, torch.as_tensor(prompt_index, dtype=torch.long), preserve_gradients=True)
             bonuses = self._bonuses(batches[self.parts[0].extractor])
-            total = sum(self.weights[key] * value.sum() / self.normalisers[key].scale(value.detach()) for key, value in bonuses.items())
+            weighted = {key: value for key, value in bonuses.items() if self.weights[key]}  # what counts for nothing may have no derivative
+            total = sum(self.weights[key] * value.sum() / self.normalisers[key].scale(value.detach()) for key, value in weighted.items())
             for part, metric in zip(self.parts, self.metrics, strict=True):
                 total = total + self.weights["diversity"] * self._share(part) * self._set_term(part, metric, batches[part.extractor])
             if not total.requires_grad:  # no image is left that a metric or a bonus could look at
@@ -177,9 +178,10 @@ class RewardFunction:
         """The group's score in the units of the images' normalised credit; a constant where the group is too small to have one."""
         if len(batch) < metric.minimum:
             return torch.zeros((), dtype=torch.float64)
-        credit = metric.evaluate(batch).credit * len(batch) if self.normalisers[part.key].groups == 0 else torch.zeros(1)
+        normaliser = self.normalisers[part.key]
+        credit = torch.zeros(1) if normaliser.settled else metric.evaluate(batch).credit * len(batch)
         features = torch.cat([self.spaces[part.extractor].context.queue.recent(self.config.company), batch.features])
-        return metric.set_value(features) * len(features) / self.normalisers[part.key].scale(credit)
+        return metric.set_value(features) * len(features) / normaliser.scale(credit)
 
     def _share(self, part: Part) -> float:
         """The part's weight in the ensemble; shares add to 1."""
@@ -191,10 +193,12 @@ class RewardFunction:
         batches, keep = self._batches(images, captions, index)
         results = [m.evaluate(batches[p.extractor]) for p, m in zip(self.parts, self.metrics, strict=True)]
         broadcast = self.config.reward_mode == "batch" or self.config.advantage == "broadcast"
-        values = {p.key: torch.full_like(r.credit, r.score) if broadcast else r.credit * r.set_size for p, r in zip(self.parts, results, strict=True)}
+        found = [(p.key, r) for p, r in zip(self.parts, results, strict=True)]
+        values = {key: torch.full_like(r.credit, r.score) if broadcast else r.credit * r.set_size for key, r in found if r.defined}
         values |= self._bonuses(batches[self.parts[0].extractor])
         normalised = {key: self.normalisers[key].apply(value) for key, value in values.items()}
-        credits = [values[p.key] if broadcast else r.credit for p, r in zip(self.parts, results, strict=True)]
+        normalised |= {key: r.credit for key, r in found if not r.defined}  # zeros: they say nothing, and no normaliser learns from them
+        credits = [values[key] if broadcast and r.defined else r.credit for key, r in found]
         result = self._assemble(results, credits, values, normalised, keep)
         result.features[keep] = batches[self.parts[0].extractor].features.float()
         return result, batches, values
@@ -263,10 +267,11 @@ class RewardFunction:
         count = min(len(images), max(self.config.group_size, 4))
         words = (captions or [""] * len(images))[:count]
         out = []
+        metrics = self._build_metrics(self.config.model_copy(update={"reward_mode": "difference"}))  # in single mode they would need company
         whole, _ = self._batches(images[:count], words, torch.zeros(count, dtype=torch.long))
         single, _ = self._batches(images[:1].expand(count, -1, -1, -1), words[:1] * count, torch.zeros(count, dtype=torch.long))
-        for part, metric in zip(self.parts, self.metrics, strict=True):
-            top, bottom = (metric.evaluate(batch[part.extractor]).score for batch in (whole, single))
+        for part, metric in zip(self.parts, metrics, strict=True):
+            top, bottom = (r.score if r.defined else 0.0 for r in (metric.evaluate(batch[part.extractor]) for batch in (whole, single)))
             # A metric of single images may not tell the two apart: its own unit is kept then.
             out.append((top, abs(top - bottom) if abs(top - bottom) > 1e-6 else 1.0))
         return out

@@ -34,7 +34,7 @@ class MMDMI(Metric):
         self.normalisers = [RunningNormaliser(config.normalise_floor) for _ in self.parts]
 
     def _weighted(self, results: list[MetricResult]) -> list[Tensor]:
-        values = [n.apply(r.credit * r.set_size) for n, r in zip(self.normalisers, results, strict=True)]
+        values = [n.apply(r.credit * r.set_size) if r.defined else r.credit for n, r in zip(self.normalisers, results, strict=True)]
         return [w * v / len(v) for w, v in zip(self.weights, values, strict=True)]
 
     def evaluate(self, batch: RewardBatch) -> MetricResult:
@@ -55,7 +55,8 @@ class MMDMI(Metric):
         """Take both credits into their normalisers."""
         for normaliser, part in zip(self.normalisers, self.parts, strict=True):
             result = part.evaluate(batch)
-            normaliser.update(result.credit * result.set_size)
+            if result.defined:
+                normaliser.update(result.credit * result.set_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Both normalisers."""

@@ -10,13 +10,15 @@ from torch import Tensor
 # A group's share of the running moments once they are warm: a memory of about 20 groups, long against the noise of one
 # group and short against a run.
 MOMENTUM = 0.05
+SAME = 1e-12  # part of the mean square below which a variance is rounding
 
 
 class RunningNormaliser:
     """Puts a component on a common scale before it is weighted, or the one with the largest numbers would rule.
 
     The moments are those of *earlier* groups, so the mean that is subtracted is a baseline that the present group has no
-    part in and adds no bias to its gradient. Only the first group is measured by its own.
+    part in and adds no bias to its gradient. Only the first group is measured by its own, and so is the scale (about the earlier mean) as long as
+    no two values have differed: the floor in its place would make the first that does thousands of times as large as all that follow.
 
     Args:
         floor: smallest standard deviation that is divided by.
@@ -33,9 +35,17 @@ class RunningNormaliser:
         """Running standard deviation, not less than the floor."""
         return max((max(self.square - self.mean**2, 0.0)) ** 0.5, self.floor)
 
+    @property
+    def settled(self) -> bool:
+        """Whether earlier values have differed, so that the scale is theirs."""
+        return self.groups > 0 and self.square - self.mean**2 > SAME * self.square
+
     def scale(self, values: Tensor) -> float:
         """What the values [B >= 1] of the present group are divided by."""
-        return self.std if self.groups else max(float(values.std(correction=0)), self.floor)
+        if self.settled:
+            return self.std
+        own = (values - self.mean).square().mean().sqrt() if self.groups else values.std(correction=0)
+        return max(float(own), self.floor)
 
     def apply(self, values: Tensor) -> Tensor:
         """Normalised values [B]; nothing is remembered."""

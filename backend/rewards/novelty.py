@@ -78,12 +78,15 @@ class Novelty(Metric):
 
     def _alone(self, x: Tensor) -> MetricResult:
         """Distance to the nearest earlier images."""
-        others = torch.cat([self.archive.rows, self.context.queue.rows])
+        archived = self.archive.rows
+        if len(archived) and len(self.context.queue):  # the queue still has the newest of them: the same neighbour counts once
+            archived = archived[squared_distances(archived, self.context.queue.rows).amin(1) > 0]
+        others = torch.cat([archived, self.context.queue.rows])
         if len(others) == 0:
             return undefined(len(x), "the archive and the queue are empty: nothing to compare with")
         distances = squared_distances(x, others).sqrt()
         scores = novelty_scores(distances, min(self.config.knn_k, len(others))) / self.unit
-        companions = [c - len(self.archive) for c in distances.argmin(1).tolist()]
+        companions = [c - len(archived) for c in distances.argmin(1).tolist()]
         found = explain(Credit(torch.zeros_like(scores), scores), [c if c >= 0 else -1 for c in companions], "queue", "far from the nearest earlier image pays")
         return MetricResult(float(scores.mean()), scores, found, True, 1)
 

@@ -19,7 +19,7 @@ class RewardResult:
 
     Attributes:
         score: raw score of the set, higher is better: what a reward curve shows. For an ensemble the weighted mean of the
-            parts' scores, each on the scale on which the reference is 0 and one reference image repeated is -1.
+            parts' scores, each on the scale on which the reference is 0 and one reference image repeated is -1. NaN where the set has none.
         total: [B] float32, weighted sum of the normalised components: what the advantage is made of.
         components: normalised value of each image by component; `diversity` is the weighted sum of the metrics.
         raw_components: the same in raw units; a single metric's credit under `diversity`.

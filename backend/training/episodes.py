@@ -17,11 +17,11 @@ from backend.training.annealing import anneal
 from backend.training.checkpoint import MANIFEST, checkpoint_name, keep_and_prune, save_checkpoint
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
-from backend.training.levels import Levels
+from backend.training.levels import SPARE_BASE_GROUP, Levels
 from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
 from backend.training.packing import snapshot
-from backend.training.progress import Progress, expected_seconds
+from backend.training.progress import Progress, expected_seconds, finite_or_none
 from backend.training.recorder import Recorder
 from backend.training.recovery import count_damage, halved_pace, said_of, sound_before
 from backend.training.resume import Beginning
@@ -57,7 +57,7 @@ class EpisodeLoop:
         self.replay = dict(start.changes)
         self.progress = Progress.from_dict(start.state["progress"]) if start.state else Progress()
         self.levels = Levels(config, session, self.progress)
-        self.samples = Sampler(config, run, recorder, session)
+        self.samples = Sampler(config, run, recorder, session, self.levels)
         self.curriculum = Curriculum(config, self.progress.curriculum)
         self.durations: list[float] = []
         self.saved_at = -1
@@ -79,7 +79,11 @@ class EpisodeLoop:
         images = self.levels.draw_base_group(0, self.control.should_stop)
         self.recorder.phase("loading the reward")
         self.reward = self.session.make_reward(images)
-        self.levels.add_base_score(self.reward, images, 0)
+        first = 0
+        if not self.reward.scores_alone:  # the queue has these images now, and would be their own company
+            first = SPARE_BASE_GROUP
+            images = self.levels.draw_base_group(first, self.control.should_stop)
+        self.levels.add_base_score(self.reward, images, first)
 
     def run(self) -> bool:
         """All remaining episodes.
@@ -167,8 +171,8 @@ class EpisodeLoop:
             self.recorder.rows(name, rows)
         pace, eta = expected_seconds(self.durations, self.config.episodes - progress.episode)
         self.recorder.writer.update(
-            episode=progress.episode, score=progress.scores[-1], best_score=progress.best_score, best_episode=progress.best_episode, base_level=progress.base_level,
-            reference_level=progress.reference_level, trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
+            episode=progress.episode, score=finite_or_none(progress.scores[-1]), best_score=progress.best_score, best_episode=progress.best_episode, base_level=progress.base_level,
+            reference_level=finite_or_none(progress.reference_level), trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
             memory_mib=tables["training_log"][0]["memory_allocated"], probe_score=progress.probe_score,
         )  # fmt: skip
         row = tables["policy_updates"][0]
@@ -183,8 +187,8 @@ class EpisodeLoop:
         self.recorder.phase("probing the test prompts")
         score = self.levels.probe(self.reward)
         self.progress.probes.append(score)
-        self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
-        return score
+        self.recorder.event("probe", episode=number, score=finite_or_none(score), base=finite_or_none(self.progress.base_probe))
+        return finite_or_none(score)
 
     def between(self, number: int) -> None:
         """What follows an episode: levels once, samples, checkpoints, and waiting for a disk that refuses.
@@ -219,12 +223,12 @@ class EpisodeLoop:
         self.samples.draw(0, self.reward)
         self.recorder.phase("measuring the base and reference levels")
         self.levels.measure(self.reward, self.control.should_stop)
-        self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
+        self.recorder.writer.update(base_level=self.progress.base_level, reference_level=finite_or_none(self.progress.reference_level))
         if self.progress.base_probe is not None:
             self._tell_base_probe(0)
 
     def _tell_base_probe(self, episode: int, **facts: Any) -> None:
-        score = self.progress.base_probe
+        score = finite_or_none(self.progress.base_probe)
         self.recorder.event("probe", episode=episode, score=score, base=score, **facts)
 
     def _warn(self) -> None:

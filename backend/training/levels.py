@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from backend.config import TrainConfig
-from backend.training.progress import Progress
+from backend.training.progress import Progress, mean_of_finite
 from backend.training.seeds import BASE_GROUPS, PROBE, choose_group, fixed_group, reference_subsets
 from backend.training.session import Session
 
 BASE_LEVEL_GROUPS = 3  # one before the first episode, the others after it: the first point of the curve does not wait for them
 BASE_EVERY, MOST_BASE_GROUPS = 10, 24  # then one every ten episodes, since the luck of three groups' prompts is a large part of what is learned
+SPARE_BASE_GROUP = MOST_BASE_GROUPS  # a group beyond those of the level
 REFERENCE_SUBSETS = 8
 
 
@@ -36,13 +37,13 @@ class Levels:
         return choose_group(self.config, len(self.session.train_prompts), BASE_GROUPS + number)
 
     def draw_base_group(self, number: int, should_stop: Callable[[], bool]) -> torch.Tensor:
-        """Images [B, 3, h, w] of the untouched base, sampled with the noise in the window that training begins with.
+        """Images [B, 3, h, w] of the untouched base, sampled with the noise that a policy has before its first update, in the window of that episode number.
 
         Raises:
             Stopped: on request.
         """
         index, seeds = self._base_prompts(number)
-        return self.session.agent.rollout(self.session.train_embeds[index], seeds, 0, base=True, should_stop=should_stop, guidance_scale=self.guidance).images
+        return self.session.agent.rollout(self.session.train_embeds[index], seeds, number, base=True, should_stop=should_stop, guidance_scale=self.guidance).images
 
     def add_base_score(self, reward: Any, images: torch.Tensor, number: int) -> None:
         """Score a base group; the base level is the mean over groups."""
@@ -91,7 +92,7 @@ class Levels:
         subsets = reference_subsets(self.config, len(images), self.config.group_size, REFERENCE_SUBSETS)
         with reward.whole_reference():
             scores = [float(reward.score_set(images[subset], [captions[i] for i in subset])) for subset in subsets]
-        return sum(scores) / len(scores)
+        return mean_of_finite(scores)
 
     def probe(self, reward: Any, base: bool = False) -> float:
         """Raw score of the fixed test images under the averaged policy (or the base), without exploration noise."""

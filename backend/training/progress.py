@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +52,8 @@ class Progress:
 
     @property
     def base_level(self) -> float | None:
-        """Mean raw score of base groups."""
-        return sum(self.base_scores) / len(self.base_scores) if self.base_scores else None
+        """Mean raw score of base groups; those that have none do not count."""
+        return finite_or_none(mean_of_finite(self.base_scores))
 
     @property
     def base_probe(self) -> float | None:
@@ -67,8 +68,7 @@ class Progress:
     @property
     def smooth_score(self) -> float | None:
         """Mean of the finite ones among the latest `SMOOTH` scores since the conditions last changed."""
-        latest = [s for s in self.scores[self.steady_from :][-SMOOTH:] if math.isfinite(s)]
-        return sum(latest) / len(latest) if latest else None
+        return finite_or_none(mean_of_finite(self.scores[self.steady_from :][-SMOOTH:]))
 
     def under(self, *conditions: float) -> None:
         """The next score is made under these conditions; best, mean and trend count from where they last changed, for they move the score by themselves."""
@@ -93,7 +93,7 @@ class Progress:
         interval = {"trend_slope": trending.slope, "trend_low": trending.low, "trend_high": trending.high}
         return {
             "base_level": self.base_level,
-            "reference_level": self.reference_level,
+            "reference_level": finite_or_none(self.reference_level),
             "best_score": self.best_score,
             "score_smooth": self.smooth_score,
             "skipped": self.skipped,
@@ -113,6 +113,17 @@ class Progress:
         values = {"probes": [values[name] for name in ("base_probe", "probe_score") if values.get(name) is not None], **values}
         names = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def finite_or_none(value: Any) -> float | None:
+    """The number, None for what JSON and tables have no word for."""
+    return float(value) if value is not None and math.isfinite(float(value)) else None
+
+
+def mean_of_finite(values: Sequence[float]) -> float:
+    """Mean of the finite values; NaN where there are none."""
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def expected_seconds(durations: list[float], remaining: int) -> tuple[float | None, float | None]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from backend.training.memory import allocated
+from backend.training.progress import finite_or_none
 
 
 @dataclass
@@ -39,18 +40,14 @@ class EpisodeRecord:
     facts: dict[str, Any]
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(float(value)) else None
-
-
 def update_row(record: EpisodeRecord) -> dict[str, Any]:
     """The row of policy_updates.csv: what charts are drawn from."""
     total = record.result.total.detach().float().cpu()
     return {
-        **{name: _number(value) for name, value in record.stats.items()},
+        **{name: finite_or_none(value) for name, value in record.stats.items()},
         "update": record.episode,
         "episode": record.episode,
-        "batch_score": _number(record.result.score),
+        "batch_score": finite_or_none(record.result.score),
         "reward_mean": float(total.mean()),
         "reward_std": float(total.std(unbiased=False)),
         "reward_min": float(total.min()),
@@ -66,10 +63,10 @@ def update_row(record: EpisodeRecord) -> dict[str, Any]:
 def image_rows(record: EpisodeRecord) -> list[dict[str, Any]]:
     """One row of training_log.csv per image."""
     parts = {name: values.tolist() for name, values in record.result.components.items()}
-    shared = {name: _number(record.stats.get(name)) for name in ("actor_loss", "critic_loss", "entropy_loss", "kl_divergence", "grad_norm_actor", "grad_norm_critic")}
+    shared = {name: finite_or_none(record.stats.get(name)) for name in ("actor_loss", "critic_loss", "entropy_loss", "kl_divergence", "grad_norm_actor", "grad_norm_critic")}
     shared |= {
         "episode": record.episode,
-        "batch_score": _number(record.result.score),
+        "batch_score": finite_or_none(record.result.score),
         "memory_allocated": allocated(record.memory, record.device),
         "timestamp": round(time.time(), 3),
         "time_per_episode": round(record.seconds, 4),
@@ -106,9 +103,9 @@ def gradient_row(record: EpisodeRecord) -> dict[str, Any]:
     return {
         "update": record.episode,
         "episode": record.episode,
-        "actor_grad_before": _number(stats.get("grad_norm_actor")),
-        "actor_grad_after": _number(stats.get("grad_norm_actor_after")),
-        "critic_grad": _number(stats.get("grad_norm_critic")),
+        "actor_grad_before": finite_or_none(stats.get("grad_norm_actor")),
+        "actor_grad_after": finite_or_none(stats.get("grad_norm_actor_after")),
+        "critic_grad": finite_or_none(stats.get("grad_norm_critic")),
         "grad_clipped": bool(stats.get("grad_clipped")),
         "reward_mean": float(record.result.total.float().mean()),
         "timestamp": round(time.time(), 3),

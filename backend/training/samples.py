@@ -8,8 +8,10 @@ import torch
 
 from backend.config import TrainConfig
 from backend.runs import Run
+from backend.training.levels import Levels
 from backend.training.packing import snapshot
 from backend.training.pictures import save_grid
+from backend.training.progress import finite_or_none
 from backend.training.recorder import Recorder
 from backend.training.seeds import BASE, fixed_group
 from backend.training.session import Session
@@ -18,10 +20,10 @@ SAMPLES = 8  # images of a grid: half a default group, so that a sample costs ab
 
 
 class Sampler:
-    """Draws the same prompts and seeds again and again, so that only the policy changes."""
+    """Draws the same prompts and seeds again and again, in the window and at the guidance of the settings, so that only the policy changes."""
 
-    def __init__(self, config: TrainConfig, run: Run, recorder: Recorder, session: Session) -> None:
-        self.config, self.run, self.recorder, self.session = config, run, recorder, session
+    def __init__(self, config: TrainConfig, run: Run, recorder: Recorder, session: Session, levels: Levels) -> None:
+        self.config, self.run, self.recorder, self.session, self.levels = config, run, recorder, session, levels
 
     def draw(self, episode: int, reward: Any) -> None:
         """Write `images/episode_<n>.png` and `images/denoising_<n>.png` with their descriptions; the training state stays as it is.
@@ -33,11 +35,14 @@ class Sampler:
         index, seeds = fixed_group(self.config, len(prompts), SAMPLES, BASE)
         texts = [prompts[i] for i in index]
         agent = self.session.agent
-        trajectory = agent.rollout(self.session.train_embeds[index], seeds, episode, deterministic=True, use_ema=episode > 0, base=episode == 0)
-        result = score_without_trace(reward, trajectory.images, texts, torch.tensor(index))
+        how = {"deterministic": True, "use_ema": episode > 0, "base": episode == 0, "guidance_scale": self.levels.guidance}
+        trajectory = agent.rollout(self.session.train_embeds[index], seeds, None, **how)
+        with reward.whole_reference():
+            result = score_without_trace(reward, trajectory.images, texts, torch.tensor(index))
+        score = finite_or_none(result.score)
         described = [describe(result, i, texts[i], seeds[i]) for i in range(len(seeds))]
         name = f"episode_{episode:06d}"
-        facts = {"episode": episode, "score": float(result.score), "kind": "sample", "prompts_of": "train"}
+        facts = {"episode": episode, "score": score, "kind": "sample", "prompts_of": "train"}
         facts["policy"] = agent.describe(self.session.train_embeds[index], use_ema=episode > 0, base=episode == 0)
         try:
             save_grid(self.run.images_dir / name, trajectory.images, described, columns=4, **facts)
@@ -45,13 +50,13 @@ class Sampler:
         except OSError as error:
             self.recorder.alert(f"the sample after episode {episode} could not be written ({error.strerror or error})")
             return
-        self.recorder.event("sample", episode=episode, image=f"{name}.png", score=float(result.score))
+        self.recorder.event("sample", episode=episode, image=f"{name}.png", score=score)
 
     def _strip(self, episode: int, index: int, described: dict[str, Any]) -> None:
         """The first image's way out of the noise."""
         if self.session.denoise is None:
             return
-        frames = self.session.denoise(self.session.train_embeds[index : index + 1], described["seed"], base=episode == 0)
+        frames = self.session.denoise(self.session.train_embeds[index : index + 1], described["seed"], base=episode == 0, guidance_scale=self.levels.guidance)
         facts = {"prompt": described["prompt"], "seed": described["seed"]}
         steps = [{"step": i} for i in range(len(frames))]
         save_grid(self.run.images_dir / f"denoising_{episode:06d}", frames, steps, columns=len(frames), episode=episode, kind="denoising", **facts)

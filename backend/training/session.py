@@ -162,13 +162,15 @@ class _Watcher:
         return self.policy.step(state, noise)
 
 
-def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int, base: bool = False) -> torch.Tensor:
+def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int, base: bool = False, guidance_scale: float | None = None) -> torch.Tensor:
     """How one image comes out of noise: the decoded estimate of the clean image before each step, then the image itself.
 
     Args:
         agent: whose averaged policy draws, or with `base` the model without it.
         embeds: [1, L, E].
         seed: the image's noise seed.
+        base: see above.
+        guidance_scale: None takes the one in force.
 
     Returns:
         [T+1, 3, h, w] in [0, 1].
@@ -179,7 +181,7 @@ def watch_denoising(agent: Any, embeds: torch.Tensor, seed: int, base: bool = Fa
     watcher, config = _Watcher(agent.policy), agent.config
     with agent.acting(use_ema=not base, base=base):
         trajectory = rollout(
-            agent.backbone, watcher, embeds, NoiseSource([seed], agent.backbone.device), agent.window(0),
-            num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale, deterministic=True,
+            agent.backbone, watcher, embeds, NoiseSource([seed], agent.backbone.device), agent.window(None),
+            num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale, deterministic=True,
         )  # fmt: skip
     return torch.cat([agent.backbone.decode(torch.cat(watcher.clean)), trajectory.images])

@@ -61,9 +61,15 @@ def test_gap_closed_and_its_coverage():
     assert math.isnan(gap_closed(np.ones(1), np.zeros(1), np.zeros(1))[0])
 
 
-def test_unequal_units_are_refused():
-    with pytest.raises(ValueError, match="same number"):
-        paired_bootstrap([np.zeros(3), np.zeros(4)], np.random.default_rng(0))
+def test_a_table_of_other_units_is_drawn_apart():
+    """Two photographs' subsets as a ceiling beside fourteen of each model: its own luck widens the interval."""
+    generator = np.random.default_rng(0)
+    base = generator.normal(4, 0.3, 14)
+    tuned, ceiling = base + 1, np.array([5.5, 6.5])
+    closed = paired_bootstrap([tuned, base, ceiling], np.random.default_rng(1), gap_closed)
+    assert closed.estimate == pytest.approx(1 / (6 - base.mean()))
+    alone = paired_bootstrap([tuned, base, np.array([6.0])], np.random.default_rng(1), gap_closed)
+    assert closed.low < alone.low < closed.estimate < alone.high < closed.high
 
 
 def test_seed_interval_is_students():
