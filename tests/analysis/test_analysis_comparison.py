@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backend.analysis import alerts, comparison, report
+from backend.analysis import alerts, comparison, figures, report
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import TABLES
@@ -35,6 +35,27 @@ def test_convergence_of_a_broken_stick(make_run):
     assert result["gain"] == pytest.approx(0.45, abs=0.06)
     assert result["base_level"] == pytest.approx(0.1)
     assert result["state"] in ("PLATEAUING", "FLAT")
+
+
+def test_what_a_curriculum_moved_is_no_plateau(make_run):
+    """Guidance grows for fifty episodes and the score with it; then it is level, and the base level is the newest."""
+    generator = np.random.default_rng(0)
+    ramp = np.minimum(np.arange(100), 50) / 50 + generator.normal(0, 0.02, 100)
+    run = make_run(ramp)
+    path = run.table_path("policy_updates")
+    lines = path.read_text().splitlines()
+    head = lines[0].split(",")
+    from_, base = head.index("trend_from"), head.index("base_level")
+    out = [lines[0]]
+    for number, text in enumerate(lines[1:], 1):
+        cells = text.split(",")
+        cells[from_], cells[base] = str(min(number, 51)), "0.9" if number > 60 else "0.1"
+        out.append(",".join(cells))
+    path.write_text("\n".join(out) + "\n")
+    result = comparison.convergence(run)
+    assert result["plateau_episode"] is None
+    assert abs(result["gain"]) < 0.05 and result["base_level"] == 0.9
+    assert "annotations" not in figures.rewards(run)["layout"]
 
 
 def test_policy_comparison_plots_the_gain_over_the_base(make_run):

@@ -113,6 +113,8 @@ def test_judges_see_diversity_where_it_is(cache):
     for name in ("lite2", "wavelet", "attributes"):
         assert 0.2 < result["gap"][name]["estimate"] < 1.0
     assert result["gap"]["lite2"]["low"] > 0
+    few = compare(seen[0], [seen[1]], judges.measure(wide[:9]), judges.measure(real[:12]), judges, None, np.random.default_rng(0))
+    assert 0.2 < few["gap"]["lite2"]["estimate"] < 1.0  # a ceiling of nine photographs
     assert judges.measure(np.repeat(np.repeat(real[:2], 2, 1), 2, 2)).spaces["lite2"].shape == judges.measure(real[:2]).spaces["lite2"].shape
 
 

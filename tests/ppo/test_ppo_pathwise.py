@@ -137,6 +137,25 @@ def test_replayed_groups_pull_as_long_as_the_policy_is_near(bench, mode):
     assert stats.replayed_dropped == stats.samples_used > 0 and stats.grad_norm_actor == 0
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pair_that_is_left_out_pays_no_penalty_either(bench, mode):
+    """What earns nothing must not pull toward the base or widen the spread; nor is its KL that of this update."""
+    b = bench(mode=mode, replay_groups=1, kl_base_coef=10.0, entropy_coef=1.0, learning_rate=1e-3, clip_range_nats=1e-9)
+    learn_from(b, 1, 1.0)
+    stats = learn_from(b, 2, 1.0, torch.ones(6))
+    assert stats.replayed_dropped == stats.samples_used > 0 and stats.grad_norm_actor == 0
+    assert stats.kl_base == stats.kl_divergence == 0
+
+
+def test_another_pathwise_share_forgets_the_remembered_groups(bench):
+    """Groups with and without pulls cannot be trained on together: the fresh one would lose its own."""
+    b = bench(replay_groups=2, pathwise=0.0)
+    b.episode(0)
+    assert len(b.agent.memory.groups) == 1
+    b.agent.set_knob("pathwise", 1.0)
+    assert not b.agent.memory.groups
+
+
 def test_the_way_back_does_not_underflow_in_half_precision(bench):
     """Images of a real model have tiny derivatives each; scaled by a power of two, their direction is that of large ones."""
     b = bench()

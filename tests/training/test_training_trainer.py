@@ -12,7 +12,7 @@ from backend.runs.tables import TABLES
 from backend.training.control import Control
 from backend.training.seeds import BASE_GROUPS, choose_group
 from backend.training.trainer import explain_failure, train
-from tests.training.fake_learner import fake_build, finished, rows, small_config
+from tests.training.fake_learner import FakeReward, fake_build, finished, rows, small_config
 from tests.training.fingerprint import fingerprint
 from tests.training.steering import StopAt, answers, in_background, wait_for
 
@@ -53,6 +53,27 @@ def test_samples_keep_their_seeds_and_carry_credit_and_explanation(store):
     assert [(i["prompt"], i["seed"]) for i in first["images"]] == [(i["prompt"], i["seed"]) for i in last["images"]] and len(first["images"]) == 8
     assert {"credit", "raw_credit", "components", "explanation", "box"} <= set(first["images"][0])
     assert samples[0].png.read_bytes() != samples[-1].png.read_bytes()
+
+
+def test_only_the_policy_changes_from_grid_to_grid(store):
+    """Not the guidance of a curriculum, nor a window that moves: without learning all grids are one."""
+    sessions = []
+    still = {"learning_rate": 1e-12, "curriculum": "guidance", "curriculum_episodes": 10, "window_mode": "sliding"}
+    run, _ = finished(store, small_config(**still), keep=sessions)
+    assert float(rows(run, "policy_updates")[0]["guidance_scale"]) == pytest.approx(0.3 * run.config.guidance_scale)
+    assert len({s.png.read_bytes() for s in run.images()}) == 1
+    assert len({json.dumps(s.read()["score"]) for s in run.images()}) == 1
+    bases = [episode for episode, seeds, base in sessions[0].agent.rolled if base and episode is not None]
+    assert bases == [0, 1, 2, 3]  # base groups have the windows of the first episodes, so that the level is of all of them
+
+
+def test_where_the_queue_counts_no_base_group_is_its_own_company(store, monkeypatch):
+    monkeypatch.setattr(FakeReward, "scores_alone", False)
+    sessions = []
+    run, _ = finished(store, small_config(), keep=sessions)
+    drawn = [seeds for episode, seeds, base in sessions[0].agent.rolled if base and episode is not None]
+    wanted = [tuple(choose_group(run.config, 5, BASE_GROUPS + number)[1]) for number in (0, 24, 1, 2)]
+    assert drawn == wanted  # the first fills the queue, another stands for it in the level
 
 
 def test_sampling_and_probing_leave_no_trace_in_the_training(store):
