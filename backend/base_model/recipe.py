@@ -288,6 +288,7 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
     try:
         with disk_errors():
             pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+            _load_in_full(out / "text_encoder/config.json")
         rows = training_rows(log.path)
         (out / "training.json").write_text(json.dumps(record | {"seconds": training_cost(rows)}, indent=1), encoding="utf-8")
         if rows:
@@ -295,3 +296,9 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
     except OSError as error:
         raise InputError(f"the model cannot be written to {out} ({error.strerror or error}): free some space and run the same command again") from error
     return out
+
+
+def _load_in_full(config: Path) -> None:
+    """Name float32 as the dtype to load in: transformers takes the saved one where none is asked for, diffusers' parts float32, and the two would not fit."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(values | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")

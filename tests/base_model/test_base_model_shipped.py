@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+import torch
 
 from backend.base_model.card import renders_seen
 from backend.base_model.judges import judge_versions
 from backend.base_model.recipe import MODEL, training_record, weights_sha256
+from backend.config import TrainConfig
+from backend.diffusion.backbone import load_backbone
+from backend.policies.base import build_policy
 
 RESULTS = Path("docs/results")
 
@@ -37,3 +43,13 @@ def test_every_result_names_the_judges_that_are_shipped() -> None:
     shipped = judge_versions()
     assert set(shipped) == {"efficientnet_lite0", "efficientnet_lite2", "efficientnet_lite0_regions", "image_statistics"}
     assert shipped == results("base_model.json")["judges"] == {name: judge["sha256"] for name, judge in results("judges.json")["judges"].items()}
+
+
+def test_what_the_readme_says_of_plain_diffusers_draws(tmp_path: Path) -> None:
+    build_policy(TrainConfig(), load_backbone(MODEL, "cpu", torch.float32)).save(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)
+    named = "runs/RUN/checkpoints/episode_000050/policy"
+    assert named in snippet
+    made: dict = {}
+    exec(snippet.replace(named, str(tmp_path)), made)
+    assert made["pipe"].get_active_adapters() and made["pipe"]("a crater", num_inference_steps=2, output_type="np").images.std() > 0
