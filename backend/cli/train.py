@@ -49,7 +49,7 @@ def train(
     from backend.training.session import check_inputs
     from backend.training.trackers import check_tracker
 
-    check_inputs(resolved)
+    check_inputs(resolved, here=not slurm)
     check_tracker(resolved)
     if slurm:
         from backend.training.slurm import SlurmOptions, job_script, submit

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
+from backend.config.ensemble import parse_ensemble
 
 SCHEMA_VERSION = 5
 SMALLEST_SET = 3  # images of which a set metric can tell what one adds
@@ -257,8 +258,8 @@ class TrainConfig(BaseModel):
     @property
     def pathwise_share(self) -> float:
         """The share of the pathwise gradient: `pathwise` where policy, metrics and credit allow one, else 0."""
-        metrics = [part.partition("=")[0].partition("@")[0].strip() for part in self.ensemble.split(",")] if self.ensemble.strip() else [self.metric]
-        able = POLICIES.get(self.mode).differentiable and all(METRICS.get(name).differentiable for name in metrics if name)
+        metrics = [part.metric for part in parse_ensemble(self.ensemble, self.extractor)] or [self.metric]
+        able = POLICIES.get(self.mode).differentiable and all(METRICS.get(name).differentiable for name in metrics)
         return self.pathwise if able and self.advantage == self.reward_mode == "difference" and self.group_size >= SMALLEST_SET else 0.0
 
     @property
@@ -271,6 +272,12 @@ class TrainConfig(BaseModel):
     def _known(cls, value: str, info: Any) -> str:
         registry = {"mode": POLICIES, "metric": METRICS, "extractor": EXTRACTORS}[info.field_name]
         registry.get(value)
+        return value
+
+    @field_validator("ensemble")
+    @classmethod
+    def _readable(cls, value: str, info: Any) -> str:
+        parse_ensemble(value, info.data.get("extractor", cls.model_fields["extractor"].default))
         return value
 
     @field_validator("*")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from backend.config import TrainConfig
+from backend.config.ensemble import parse_ensemble
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.evaluation import renders
@@ -25,7 +26,6 @@ from backend.evaluation.results import write_results
 from backend.evaluation.samples import write_evolution
 from backend.policies.base import Policy
 from backend.reference.dataset import load_reference
-from backend.rewards.spaces import parse_ensemble
 from backend.runs import Run
 
 TRIVIAL = (0.6, 1.4)  # constant guidances that a policy must beat, in units of the run's own: most models vary more at a lower one, the embedded model at a higher

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backend.config.catalogue import METRICS
+from backend.config.ensemble import Part, parse_ensemble
 from backend.config.schema import SMALLEST_SET, TrainConfig
 from backend.errors import InputError
 from backend.features.base import check_images
@@ -19,7 +20,7 @@ from backend.rewards.bonuses import adherence_bonus, group_bonuses
 from backend.rewards.kernels import median_distance
 from backend.rewards.normalise import RunningNormaliser
 from backend.rewards.result import WEIGHTS, RewardResult, spread, spread_explanations
-from backend.rewards.spaces import Part, Space, parse_ensemble
+from backend.rewards.spaces import Space
 
 
 class RewardFunction:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from backend.config.catalogue import EXTRACTORS, METRICS
 from backend.config.schema import TrainConfig
-from backend.errors import InputError
 from backend.features.base import Extractor
 from backend.features.load import Standardiser, cached_features, load_extractor
 from backend.rewards.attributes_model import AttributeModel
@@ -26,55 +24,6 @@ WORTH_KEEPING = 200
 def cache_folder() -> Path:
     """Where features of large reference sets are kept: `$CRATER_CACHE/features`, by default .cache/features."""
     return Path(os.environ.get("CRATER_CACHE", ".cache")) / "features"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One metric of an ensemble.
-
-    Attributes:
-        metric: its name.
-        extractor: the network it looks through.
-        weight: of its normalised credit.
-    """
-
-    metric: str
-    extractor: str
-    weight: float
-
-    @property
-    def key(self) -> str:
-        """Name in logs: METRIC or METRIC@extractor."""
-        return f"{self.metric}@{self.extractor}"
-
-
-def parse_ensemble(text: str, extractor: str) -> list[Part]:
-    """Parts of `'MMD=1, COVERAGE=0.5, LPIPS@efficientnet_lite0=0.2'`.
-
-    Args:
-        text: TrainConfig's `ensemble`.
-        extractor: for those that name none.
-
-    Raises:
-        InputError: not of that form, an unknown name, a weight below zero, all weights zero, or the same part twice.
-    """
-    parts = []
-    for piece in filter(None, (p.strip() for p in text.split(","))):
-        name, equals, number = piece.partition("=")
-        metric, _, network = name.strip().partition("@")
-        try:
-            weight = float(number) if equals else float("nan")
-        except ValueError:
-            weight = float("nan")
-        if not 0 <= weight < float("inf"):
-            raise InputError(f"ensemble part {piece!r}: write METRIC=weight or METRIC@extractor=weight with a weight of 0 or more", field="ensemble")
-        part = Part(METRICS.get(metric.strip()).name, EXTRACTORS.get(network.strip() or extractor).name, weight)
-        if any(part.key == other.key for other in parts):
-            raise InputError(f"ensemble names {part.key} twice: add their weights", field="ensemble")
-        parts.append(part)
-    if parts and not any(p.weight > 0 for p in parts):
-        raise InputError("every weight of the ensemble is 0: give one of them more", field="ensemble")
-    return parts
 
 
 class Space:

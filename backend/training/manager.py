@@ -103,7 +103,7 @@ class Manager:
         self.limits.check_settings(config)
         self._check_place(owner)
         if not self.host.has_own_sessions:
-            check_inputs(config)
+            check_inputs(config, here=self.chunk is None)
         check_tracker(config)
 
     def _check_place(self, owner: Owner | None) -> None:

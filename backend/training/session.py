@@ -64,12 +64,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def check_inputs(config: TrainConfig) -> None:
-    """Look at every file that the settings name, before anything is written. Imports neither torch nor diffusers.
+def check_inputs(config: TrainConfig, here: bool = False) -> None:
+    """Look at every file that the settings name, before anything is written. Imports no diffusers.
+
+    Args:
+        config: the settings.
+        here: it is this machine that will train, so their device is looked for too.
 
     Raises:
         InputError: one cannot be used; `field` names its setting.
     """
+    if here:
+        resolve_device(config.device)
     load_prompts(config.train_prompts, field="train_prompts")
     load_prompts(config.test_prompts, field="test_prompts")
     load_reference(config.reference, field="reference")

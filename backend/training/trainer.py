@@ -96,7 +96,8 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
     except Exception as error:
         sentence = explain_failure(error, config)
         leave_changes(control, recorder)
-        recorder.log(traceback.format_exc())
+        if not isinstance(error, InputError):
+            recorder.log(traceback.format_exc())
         recorder.alert(sentence)
         recorder.state("failed", phase="", error=sentence, eta_seconds=None)
         if isinstance(error, InputError):

@@ -60,6 +60,8 @@ BAD = [
     (["--preset", "../../etc/passwd"], "unknown preset"),
     (["--plugin", "nowhere.py"], "does not exist"),
     (["--window-size", "99"], "beyond step"),
+    (["--ensemble", "MMD=abc"], "ensemble part 'MMD=abc'"),
+    (["--device", "cuda:99"], "device 'cuda:99'"),
     (["--dry-run"], "--dry-run goes with --slurm"),
     (["--slurm", "--slurm-cluster", "moon"], "choose one of slurm"),
     (["--run-id", "../x"], "not allowed"),
@@ -116,6 +118,13 @@ def test_config_files_are_checked_and_compared(capsys, tmp_path, runs_dir):
     run = RunStore(runs_dir).create(TrainConfig(seed=9))
     assert call(capsys, "config", "diff", "default", run.id)[1] == "seed: 0 -> 9\n"
     assert differences(TrainConfig(), TrainConfig()) == []
+
+
+def test_a_device_of_another_machine_is_valid_and_can_be_submitted(capsys, tmp_path, runs_dir):
+    (tmp_path / "far.json").write_text('{"device": "cuda:99"}')
+    assert call(capsys, "config", "validate", str(tmp_path / "far.json"))[0] == 0
+    code, out, _ = call(capsys, "train", "--config", str(tmp_path / "far.json"), "--slurm", "--dry-run")
+    assert code == 0 and "--device cuda:99" in out
 
 
 def test_runs_are_listed_shown_packed_and_deleted(capsys, runs_dir, tmp_path):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from backend.config import make_config
 from backend.config.catalogue import METRICS
+from backend.config.ensemble import parse_ensemble
 from backend.config.schema import TrainConfig
 from backend.errors import InputError
 from backend.rewards.base import MetricContext, RewardBatch
@@ -17,7 +19,6 @@ from backend.rewards.kernels import median_distance
 from backend.rewards.mmd import MMD
 from backend.rewards.normalise import RunningNormaliser
 from backend.rewards.queue import FeatureQueue
-from backend.rewards.spaces import parse_ensemble
 from tests.rewards.composing import call, make
 
 
@@ -153,10 +154,11 @@ def test_parts_of_an_ensemble():
     assert [(p.metric, p.extractor, p.weight) for p in parts] == [("MMD", "efficientnet_lite0", 1.0), ("LPIPS", "efficientnet_lite2", 0.2)]
 
 
-@pytest.mark.parametrize("text", ["MMD", "MMD=x", "MMD=-1", "MMD=inf", "NOPE=1", "MMD@nope=1", "MMD=0", "MMD=1,MMD=2"])
-def test_ensembles_that_cannot_be_read_say_so(text):
-    with pytest.raises(InputError):
-        parse_ensemble(text, "efficientnet_lite0")
+@pytest.mark.parametrize("text", ["MMD", "MMD=x", "MMD=-1", "MMD=inf", "NOPE=1", "MMD@nope=1", "MMD=0", "MMD=1,MMD=2", "=1", ",", "MMD=1,MMD@efficientnet_lite0=2"])
+def test_ensembles_that_cannot_be_read_are_refused_with_the_settings(text):
+    with pytest.raises(InputError, match="ensemble") as refused:
+        make_config({"ensemble": text})
+    assert refused.value.field == "ensemble"
 
 
 def test_reference_curriculum_narrows_to_typical_images_and_back(renders, images):

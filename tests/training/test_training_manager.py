@@ -159,6 +159,12 @@ def test_a_thread_cannot_be_cut_off_and_says_so(manager):
     assert manager.wait_until_idle(150) and state(manager, run_id) == "stopped"
 
 
+def test_a_device_that_is_not_here_is_refused_before_there_is_a_run(store):
+    with pytest.raises(InputError, match="device 'cuda:99'"):
+        Manager(store).start({**SMALL, "device": "cuda:99"})
+    assert store.list() == []
+
+
 def test_a_failing_run_leaves_the_worker_alive(store):
     def broken(config, say):
         raise ValueError("no such thing")

@@ -215,6 +215,16 @@ def test_a_failure_is_a_sentence_and_leaves_its_details_in_the_log(store):
     assert train(config, run, build=fake_build()) == "completed"
 
 
+def test_input_that_cannot_be_used_leaves_its_sentence_and_no_traceback(store):
+    def broken(config, say):
+        raise InputError("weights of the network are missing: run `make base-model`")
+
+    run = store.create(small_config())
+    with pytest.raises(InputError, match="weights"):
+        train(run.config, run, build=broken)
+    assert run.status().error.startswith("weights of the network") and "Traceback" not in run.log_tail()
+
+
 def test_failures_name_a_remedy_that_the_settings_have():
     assert "images_per_prompt 1" in explain_failure(MemoryError(), small_config())
     assert "gradient checkpointing" not in explain_failure(MemoryError(), small_config(gradient_checkpointing=True))
