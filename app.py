@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -44,22 +45,54 @@ def main(argv: list[str] | None = None) -> int:
     if given.auth:
         os.environ["CRATER_AUTH"] = given.auth
     try:
+        check_address(os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", given.port)
         load_plugins(given.plugin)
         context = PageContext.create(given.runs_dir)
         settings = launch_settings(context)
+        page = build(context)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    page = build(context)
     page.queue(max_size=64)
     with ended_by_signals():
         try:
             page.launch(server_name=given.host, server_port=given.port, **settings)
         except KeyboardInterrupt:
             pass  # it came while the page was opening
+        except OSError as error:  # an address that another program took meanwhile
+            print(f"error: the page cannot be served ({error}): choose another port with --port", file=sys.stderr)
+            return 2
         finally:
             leave(context)
     return 0
+
+
+def check_address(host: str, port: int | None) -> None:
+    """See that the page can listen there.
+
+    Args:
+        host: name or address, an IPv6 one with or without brackets.
+        port: None tries the host alone.
+
+    Raises:
+        InputError: no address of this machine, or a port that is none, is in use or is not allowed.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise InputError(f"port {port} is none: give --port a number from 1 to 65535")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.bind(address)
+    except OSError as error:
+        raise InputError(f"host {host!r} cannot be listened on ({error.strerror}): give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all") from error
+    if port is None:
+        return
+    try:
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((address[0], port, *address[2:]))
+    except OSError as error:
+        raise InputError(f"port {port} cannot be listened on ({error.strerror}): choose another with --port, or leave it out for the first free one from 7860") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import app
 from backend.runs import RunStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,3 +71,35 @@ def test_the_second_signal_ends_the_page_at_once(page: subprocess.Popen) -> None
     page.send_signal(signal.SIGINT)
     assert "ended at once" in page.communicate(timeout=60)[0]
     assert page.returncode == 130 and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--port", "99999"], {}, "port 99999 is none: give --port a number from 1 to 65535"),
+        (["--port", "USED"], {}, "cannot be listened on (Address already in use): choose another with --port"),
+        (["--host", "192.0.2.1"], {}, "host '192.0.2.1' cannot be listened on"),
+        (["--host", "no such host"], {}, "host 'no such host' cannot be listened on"),
+        ([], {"CRATER_EPISODES": "abc"}, "episodes = 'abc'"),
+    ],
+)
+def test_a_mistake_in_starting_is_one_line_and_status_2(arguments, environment, words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "127.0.0.1")  # main sets it: this puts it back afterwards
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        named = [str(other.getsockname()[1]) if word == "USED" else word for word in arguments]
+        assert app.main(["--runs-dir", str(tmp_path), *named]) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and said.startswith("error: ") and words in said, said
+
+
+def test_a_port_that_is_taken_while_the_page_opens_is_one_line_too(tmp_path, monkeypatch, capsys) -> None:
+    def taken(*_: object, **__: object) -> None:
+        raise OSError("Cannot find empty port in range: 7860-7959")
+
+    monkeypatch.setattr("gradio.Blocks.launch", taken)
+    assert app.main(["--runs-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: the page cannot be served (Cannot find empty port")
