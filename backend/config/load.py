@@ -81,10 +81,10 @@ def _refusal(found: Mapping[str, Any]) -> InputError:
     if isinstance(cause, InputError):
         return cause
     field = str(found["loc"][0]) if found["loc"] else None
-    if found["type"] == "extra_forbidden":
-        return InputError(f"unknown setting {field!r}: `python -m backend config` lists them all", field=field)
     if field is None:
         return InputError(str(cause or found["msg"]))
+    if field not in TrainConfig.model_fields:
+        return InputError(f"unknown setting {field!r}: `python -m backend config` lists them all", field=field)
     meta = field_meta(field)
     low, high, choices = meta["minimum"], meta["maximum"], meta["choices"]
     remedy = f"choose one of {', '.join(map(str, choices))}" if choices else f"give a value from {low} to {high}" if low is not None and high is not None else "correct it"
@@ -107,6 +107,8 @@ def read_config_file(path: str | Path, *, trusted: bool = True) -> dict[str, Any
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"config file {path} cannot be read ({error.strerror}): check the path") from error
+    except RecursionError as error:
+        raise InputError(f"config file {path.name} is nested too deeply: give each setting one value by its name") from error
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"config file {path.name} is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):

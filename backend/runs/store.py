@@ -170,10 +170,18 @@ class RunStore:
         """Pack a run for download; control requests, ownership, temporary files and symbolic links stay out.
 
         Returns:
-            Path of `<id>.zip` in `folder` (a new temporary one by default).
+            Path of `<id>.zip` in `folder`, which is made if it is not there (a new temporary one by default).
+
+        Raises:
+            InputError: the run is unknown, or the folder cannot be made.
         """
         run = self.get(run_id)
-        target = Path(folder or tempfile.mkdtemp(prefix="craterlab-")) / f"{run.id}.zip"
+        into = Path(folder or tempfile.mkdtemp(prefix="craterlab-"))
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"folder {into} cannot be written ({error.strerror}): choose another") from error
+        target = into / f"{run.id}.zip"
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for path in sorted(run.path.rglob("*")):
                 inside = path.relative_to(run.path)

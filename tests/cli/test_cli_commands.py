@@ -120,6 +120,16 @@ def test_config_files_are_checked_and_compared(capsys, tmp_path, runs_dir):
     assert differences(TrainConfig(), TrainConfig()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [("key.yaml", "1: 2\n", "unknown setting '1'"), ("deep.json", "[" * 200_000, "nested too deeply"), ("deep.yaml", "[" * 20_000, "nested too deeply")],
+)
+def test_a_settings_file_of_odd_shape_is_refused_in_one_line(capsys, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    code, _, err = call(capsys, "config", "validate", str(tmp_path / name), "--no-files")
+    assert code == 2 and words in err and len(err.strip().splitlines()) == 1
+
+
 def test_a_device_of_another_machine_is_valid_and_can_be_submitted(capsys, tmp_path, runs_dir):
     (tmp_path / "far.json").write_text('{"device": "cuda:99"}')
     assert call(capsys, "config", "validate", str(tmp_path / "far.json"))[0] == 0
@@ -138,6 +148,11 @@ def test_runs_are_listed_shown_packed_and_deleted(capsys, runs_dir, tmp_path):
     assert "completed" in shown and "--note mine" in shown and "(episode 4)" in shown
     code, out, _ = call(capsys, "runs", "zip", run.id, "--out", str(tmp_path))
     assert code == 0 and zipfile.is_zipfile(out.strip())
+    code, out, _ = call(capsys, "runs", "zip", run.id, "--out", str(tmp_path / "made/here"))
+    assert code == 0 and out.strip() == str(tmp_path / f"made/here/{run.id}.zip") and zipfile.is_zipfile(out.strip())
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capsys, "runs", "zip", run.id, "--out", str(tmp_path / "file/under"))
+    assert code == 2 and f"folder {tmp_path / 'file/under'} cannot be written" in err
     assert call(capsys, "runs", "stop", run.id)[0] == 2
     assert call(capsys, "runs", "delete", run.id, "--yes")[0] == 0 and store.list() == []
 
