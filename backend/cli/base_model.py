@@ -70,10 +70,9 @@ def _device(name: str) -> str:
     Raises:
         InputError: no such name, or no such device here.
     """
-    from backend.config import make_config
-    from backend.training.session import resolve_device
+    from backend.features.device import resolve_device
 
-    return str(resolve_device(make_config({"device": name}).device))
+    return str(resolve_device(name))
 
 
 def _fine_tune(images: Path, captions: Path | None, plan: FineTuning, out: Path, start_from: Path, work: Path | None, overwrite: bool) -> None:

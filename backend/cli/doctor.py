@@ -74,8 +74,8 @@ def _environment(config: TrainConfig, memory: dict[str, Any]) -> str:
 def _device(config: TrainConfig, memory: dict[str, Any]) -> str:
     import torch
 
+    from backend.features.device import resolve_device
     from backend.training.record import threads
-    from backend.training.session import resolve_device
 
     memory["device"] = resolve_device(config.device)
     if memory["device"].type == "cuda":

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from backend.cli.settings import RunId, RunsDir
+from backend.cli.settings import Plugins, RunId, RunsDir
+from backend.config import load_plugins
 from backend.errors import InputError
 from backend.runs import RunStore
 
@@ -38,14 +39,16 @@ def evaluate(
     images: Annotated[int | None, typer.Option(help="Images each of base and tuned model; published figures use 1024.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Name, episode number, best or last; or an average of several: best+last, last+OTHER_RUN:last.")] = "last",
     device: Device = "auto",
-    guidance: Annotated[list[float] | None, typer.Option(help="Constant guidance that the policy must beat, repeatable; by default 0.6 and 1.4 times the run's own.")] = None,
+    guidance: Annotated[list[float] | None, typer.Option(help="Constant guidance to beat, repeatable; by default 0.6 and 1.4 times the run's own.", min=1, max=50)] = None,
     real_images: Annotated[int | None, typer.Option(help="Held-out renders; 2000 at the published number of images, else 400.")] = None,
+    plugin: Plugins = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Compare base and tuned model on the test prompts with judges that the reward never saw."""
     from backend.evaluation.evaluate import evaluate_run
     from backend.evaluation.results import LEVELS
 
+    load_plugins(plugin or [])
     found = RunStore(runs_dir).find(run)
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
@@ -71,6 +74,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance; by default the run's.", min=1, max=50)] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("generated"),
+    plugin: Plugins = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Draw images with a checkpoint or the base model."""
@@ -81,6 +85,7 @@ def generate(
 
     if not prompt.strip():
         raise InputError("the prompt is empty: say what to draw, as in 'aerial view of bowl mars craters'")
+    load_plugins(plugin or [])
     found = RunStore(runs_dir).find(run) if run else None
     seeds = list(range(seed, seed + count))
     images = generate_images([prompt], seeds, found, checkpoint, make_config({"base_model": base_model}), steps, guidance, device)
@@ -98,6 +103,7 @@ def generate(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Two to six run ids.")],
     out: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
+    plugin: Plugins = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Compare runs: convergence, evaluation, settings that differ."""
@@ -106,6 +112,7 @@ def compare(
 
     if not 2 <= len(runs) <= MOST_RUNS:
         raise InputError(f"{len(runs)} runs cannot be compared: name 2 to {MOST_RUNS}")
+    load_plugins(plugin or [])
     store = RunStore(runs_dir)
     found = [store.find(name) for name in runs]
     for title, rows, head in comparison_tables(found):
@@ -119,6 +126,7 @@ def plot(
     run: Annotated[str, typer.Argument(help="Run id; by default the newest.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="Folder; by default the run's own plots.")] = None,
     png: Annotated[bool, typer.Option(help="Also write PNG files.")] = False,
+    plugin: Plugins = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Plot rewards, losses, gradients, entropy, memory, feature evolution and samples of a run."""
@@ -127,6 +135,7 @@ def plot(
     from backend.analysis.report import figures_of, page_of
     from backend.analysis.static import write_png
 
+    load_plugins(plugin or [])
     found = RunStore(runs_dir).find(run)
     folder = out or found.plots_dir
     figures = figures_of(found)
@@ -144,11 +153,13 @@ def plot(
 def report(
     run: Annotated[str, typer.Argument(help="Run id; by default the newest.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="Folder; by default the run's own plots.")] = None,
+    plugin: Plugins = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Write the run's report as one HTML file and one Markdown file."""
     from backend.analysis.report import write_report
 
+    load_plugins(plugin or [])
     try:
         paths = write_report(RunStore(runs_dir).find(run), out)
     except OSError as error:

@@ -14,7 +14,7 @@ app.add_typer(fetch_app, name="fetch")
 DEFAULT = Path("reference_data")
 Folder = Annotated[Path, typer.Argument(help="Folder of the reference set.")]
 Extractor = Annotated[str, typer.Option(help="Feature extractor; see `python -m backend config` for the names.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the reference set that is there.")]
 
 

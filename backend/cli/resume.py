@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from backend.cli.settings import RunId, RunsDir
+from backend.cli.settings import Plugins, RunId, RunsDir
 from backend.config import load_plugins
 from backend.errors import InputError
 from backend.runs import LIVE, Run, RunStore
@@ -21,7 +20,7 @@ app = typer.Typer()
 @app.command("resume")
 def resume(
     run_id: RunId,
-    plugin: Annotated[list[Path] | None, typer.Option(help="Plug-in files that the run was started with.")] = None,
+    plugin: Plugins = None,
     runs_dir: RunsDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:

@@ -13,6 +13,7 @@ from backend.config import EXTRACTORS, METRICS, POLICIES, field_meta, field_name
 
 RunId = Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Plug-in files that the run was started with; may be repeated.")]
 REGISTRIES = {"mode": POLICIES, "metric": METRICS, "extractor": EXTRACTORS}
 
 

@@ -15,11 +15,12 @@ from backend.config import TrainConfig
 from backend.config.ensemble import parse_ensemble
 from backend.diffusion.backbone import Backbone
 from backend.diffusion.sampler import ShouldStop, check_stop
+from backend.errors import InputError
 from backend.evaluation import renders
 from backend.evaluation.compare import compare, diversity_rows
-from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, pick_device, weights_digest
+from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, weights_digest
 from backend.evaluation.judges import JUDGE, SIZE, Judges, Measured
-from backend.evaluation.manifold import nearest
+from backend.evaluation.manifold import K, nearest
 from backend.evaluation.notes import notes_on
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
 from backend.evaluation.results import write_results
@@ -68,7 +69,8 @@ def set_stage(
         progress, should_stop: callbacks.
     """
     reference = load_reference(config.reference, field="reference")
-    count = real_images or (renders.HELD_OUT if protocol.images >= PUBLISHED else renders.HELD_OUT_SMALL)
+    usual = renders.HELD_OUT if protocol.images >= PUBLISHED else renders.HELD_OUT_SMALL
+    count = usual if real_images is None else real_images
     notes = []
     if not reference.simulated:
         judges = Judges(reference.images, None, device, reference.digest)
@@ -177,16 +179,18 @@ def evaluate_run(
         `trivial`, `notes`, hashes of model, protocol and judge.
 
     Raises:
-        InputError: no checkpoint, too few images, or a missing model, prompt file or reference set.
+        InputError: no checkpoint, too few images or renders, or a missing model, prompt file or reference set.
         Stopped: the callback said so; nothing is written.
     """
+    if real_images is not None and real_images <= K:
+        raise InputError(f"{real_images} held-out renders are too few to find {K} neighbours of each: give --real-images at least {K + 1}, or leave it out")
     started, path = time.monotonic(), find_checkpoint(run, checkpoint)
     config = config_at(run, path)
     protocol = protocol_for(config, config.eval_images if images is None else images)
     backbone = open_backbone(config, device)
     digest = weights_digest(backbone)
     base = base_images(config, protocol, backbone, digest, progress=_share(progress, "drawing the base"), should_stop=should_stop)
-    stage = set_stage(config, protocol, pick_device(device), real_images, progress, should_stop)
+    stage = set_stage(config, protocol, str(backbone.device), real_images, progress, should_stop)
     seen_base = stage.judges.measure(base)
     tried = tuple(max(1.0, share * protocol.guidance) for share in TRIVIAL) if guidances is None else guidances
     trivial = trivial_baseline(config, stage, backbone, digest, seen_base, tried, progress, should_stop) if tried else None

@@ -22,6 +22,7 @@ from backend.diffusion.trajectory import Transitions
 from backend.errors import InputError
 from backend.evaluation.cache import cached_arrays
 from backend.evaluation.protocol import Protocol
+from backend.features.device import resolve_device
 from backend.policies.base import Policy, build_policy
 from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run, RunStore
@@ -87,22 +88,9 @@ def warped(schedule: Schedule, warp: float, table: torch.Tensor) -> Schedule:
     return Schedule(moved, alphas, alphas_prev, torch.zeros_like(schedule.gap))
 
 
-def pick_device(name: str) -> str:
-    """`auto` becomes cuda where there is one, else cpu; other names stay.
-
-    Raises:
-        InputError: a CUDA device is asked for and there is none.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {name!r}: this machine has no CUDA device; use auto or cpu", field="device")
-    return name
-
-
 def open_backbone(config: TrainConfig, device: str = "auto") -> Backbone:
     """The run's base model in the run's precision."""
-    return load_backbone(config.base_model, pick_device(device), dict(DTYPES)[config.precision])
+    return load_backbone(config.base_model, resolve_device(device), dict(DTYPES)[config.precision])
 
 
 def weights_digest(backbone: Backbone) -> str:

@@ -14,19 +14,20 @@ def image_features(images: np.ndarray, extractor: str, device: str = "cpu") -> t
     Args:
         images: uint8 `[N, h, w, 3]`.
         extractor: a name in the table of extractors.
-        device: torch device.
+        device: auto, cpu, cuda or cuda:N.
 
     Returns:
         float32 `[N, D]`, and the extractor's name, layer, dimension and weight hash.
 
     Raises:
-        InputError: unknown extractor, or its weights are not here (the message names the remedy).
+        InputError: unknown extractor or device, or weights or a device that are not here (the message names the remedy).
     """
     import torch
 
+    from backend.features.device import resolve_device
     from backend.features.load import load_extractor
 
-    network = load_extractor(extractor, device)
+    network = load_extractor(extractor, resolve_device(device))
     rows = []
     for start in range(0, len(images), 100):
         part = torch.from_numpy(images[start : start + 100]).permute(0, 3, 1, 2).float() / 255

@@ -12,6 +12,7 @@ import torch
 
 from backend.config import TrainConfig
 from backend.errors import InputError
+from backend.features.device import resolve_device
 from backend.reference.dataset import load_reference
 from backend.reference.prompts import load_prompts
 
@@ -46,22 +47,6 @@ class Session:
     denoise: Callable[..., torch.Tensor] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a setting.
-
-    Raises:
-        InputError: it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; choose auto or cpu", field="device")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' is not available here: choose auto or cpu", field="device")
-    return device
 
 
 def check_inputs(config: TrainConfig, here: bool = False) -> None:

@@ -29,11 +29,12 @@ from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone
 from backend.errors import InputError
 from backend.evaluation.evaluate import Stage, attainable, judge, set_stage, trivial_baseline
-from backend.evaluation.generate import base_images, open_backbone, pick_device, weights_digest
+from backend.evaluation.generate import base_images, open_backbone, weights_digest
 from backend.evaluation.grid_search import grid_search, paired_gain
 from backend.evaluation.group_score import group_scores, reward_for
 from backend.evaluation.judges import Measured
 from backend.evaluation.protocol import Protocol, protocol_for
+from backend.features.device import resolve_device
 from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run
 from backend.training.record import git_revision
@@ -141,7 +142,7 @@ def judge_base(config: TrainConfig, chosen: Namespace, images: int | None = None
     """The base model on its stage; `images` fewer than those of published figures are for ablations."""
     backbone, model = frozen_base(config, chosen)
     protocol = protocol_for(config, min(chosen.images, images or chosen.images))
-    stage = set_stage(config, protocol, pick_device(chosen.device))
+    stage = set_stage(config, protocol, str(resolve_device(chosen.device)))
     drawn = base_images(config, protocol, backbone, model)
     return Base(protocol, stage, backbone, model, drawn, stage.judges.measure(drawn))
 
@@ -179,7 +180,7 @@ def judge_mixture(chosen: Namespace) -> dict[str, Any]:
 
 def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: np.ndarray, tuned: np.ndarray) -> dict[str, Any]:
     """Paired gain of the default reward's raw group score on the first 256 images."""
-    reward = reward_for(scored_by(config, chosen.set), pick_device(chosen.device))
+    reward = reward_for(scored_by(config, chosen.set), resolve_device(chosen.device))
     before, after = (group_scores(reward, images[:SCORED], protocol.captions[:SCORED]) for images in (base, tuned))
     return {"base": float(before.mean()), "tuned": float(after.mean()), **paired_gain(after, before), "gains": (after - before).tolist()}
 
@@ -194,7 +195,7 @@ def score_grid(chosen: Namespace) -> dict[str, Any]:
     config = arm_config("SCHEDULER_POLICY:0", chosen.set)
     protocol = protocol_for(config, min(GRID_IMAGES, chosen.images))
     backbone, model = frozen_base(config, chosen)
-    reward = reward_for(config, pick_device(chosen.device))
+    reward = reward_for(config, resolve_device(chosen.device))
 
     def score(images: np.ndarray) -> np.ndarray:
         return group_scores(reward, images, protocol.captions)

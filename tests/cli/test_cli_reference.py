@@ -46,6 +46,13 @@ def test_validate_the_shipped_set():
     assert result.output.strip() == "sound: Simulated Martian craters: 73 simulated images"
 
 
+@pytest.mark.parametrize("command", ["stats", "plot", "features"])
+def test_a_device_that_is_none_is_refused(command, tmp_path):
+    output = [] if command == "stats" else ["--output", tmp_path / "out"]
+    result = run(command, SHIPPED, "--device", "foo", *output)
+    assert isinstance(result.exception, InputError) and "device 'foo': choose auto, cpu, cuda" in str(result.exception)
+
+
 def test_import_then_stats_npz_and_plot(folder, tmp_path):
     made = tmp_path / "set"
     result = run("import", folder, made, "--licence", "CC0-1.0", "--name", "My craters")

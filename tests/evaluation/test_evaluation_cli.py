@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backend.cli.evaluate import app
-from backend.config import TrainConfig
+from backend.config import METRICS, TrainConfig
 from backend.errors import InputError
 from backend.evaluation.generate import generate_images
 from backend.runs import TABLES, RunStore
@@ -52,6 +52,8 @@ def test_generate_writes_the_images_that_the_function_draws(tiny_pipeline, tmp_p
         (["evaluate", "../etc"], "id"),
         (["report", "latest"], "no run"),
         (["compare", "a"], "2 to 6"),
+        (["generate", "--prompt", "x", "--device", "foo"], "device 'foo': choose auto, cpu, cuda"),
+        (["generate", "--prompt", "x", "--device", "meta"], "device 'meta': choose auto, cpu, cuda"),
     ],
 )
 def test_bad_input_is_one_sentence(runs_dir, words, message):
@@ -59,6 +61,36 @@ def test_bad_input_is_one_sentence(runs_dir, words, message):
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("renders", ["-5", "0", "3"])
+def test_too_few_held_out_renders_are_refused_before_anything_is_drawn(two_runs, renders):
+    result = CliRunner().invoke(app, ["evaluate", two_runs[0], "--real-images", renders])
+    assert isinstance(result.exception, InputError) and f"{renders} held-out renders" in str(result.exception) and "at least 4" in str(result.exception)
+
+
+def test_a_guidance_that_is_none_is_refused(two_runs):
+    result = CliRunner().invoke(app, ["evaluate", two_runs[0], "--guidance", "500"])
+    assert result.exit_code == 2 and "less than or equal to 50" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [(["evaluate"], "no checkpoint"), (["generate", "--prompt", "x", "--run"], "no checkpoint"), (["compare", "latest"], ""), (["plot"], ""), (["report"], "")],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_a_run_with_a_plugin_is_read_where_the_plugin_is_named(runs_dir, tmp_path, monkeypatch, command, message):
+    plugin = tmp_path / f"late_{command[0]}.py"
+    plugin.write_text("from backend.config import METRICS\nMETRICS.register('LATE', 'Comes with a file.')(object)\n")
+    monkeypatch.setenv("CRATER_PLUGINS", "")
+    METRICS.register("LATE", "Comes with a file.")(object)
+    run = RunStore().create(TrainConfig(metric="LATE"))
+    METRICS.remove("LATE")
+    try:
+        result = CliRunner().invoke(app, [*command, run.id, "--plugin", str(plugin)])
+        assert METRICS.get("LATE") and (message in str(result.exception) if message else result.exit_code == 0), result.output
+    finally:
+        METRICS.remove("LATE")
 
 
 def test_compare_prints_and_writes_both_runs(two_runs, tmp_path):
