@@ -21,6 +21,7 @@ class Attributes(SetMetric):
 
     name = "ATTRIBUTES"
     minimum = 3
+    lazy_state = frozenset({"raw.rows"})  # states of earlier versions have `queue.rows`
     note = "unlike the other images in size, freshness, terrain, light and so on pays"
 
     def __init__(self, config: TrainConfig, context: MetricContext) -> None:
@@ -37,19 +38,23 @@ class Attributes(SetMetric):
         self.bandwidth = BANDWIDTH * median_distance(reference)
         self.queue = FeatureQueue(config.queue_size, reference.shape[1])
 
+    def _measured(self, batch: RewardBatch) -> Tensor:
+        """[B, readable attributes], not standardised."""
+        attributes = batch.attributes if batch.attributes is not None else self.model.predict(batch.images)
+        return finite(attributes, "attributes")[:, self.model.readable]
+
     def embed(self, batch: RewardBatch) -> Tensor:
         """[B, readable attributes]."""
-        attributes = batch.attributes if batch.attributes is not None else self.model.predict(batch.images)
-        return self.standardiser.transform(finite(attributes, "attributes")[:, self.model.readable])
+        return self.standardiser.transform(self._measured(batch))
 
     def company(self, count: int) -> Tensor:
         """Attributes of recent images."""
-        return self.queue.recent(count)
+        return self.standardiser.transform(self.queue.recent(count))
 
     def observe(self, batch: RewardBatch) -> None:
-        """Keep the group's attributes as later company."""
+        """Keep the group's attributes as later company: not standardised, for a curriculum of the reference changes the units."""
         if len(batch):
-            self.queue.push(self.embed(batch))
+            self.queue.push(self._measured(batch))
 
     def _kernel(self, x: Tensor) -> Tensor:
         return rbf(squared_distances(x, x), self.bandwidth)
@@ -64,8 +69,11 @@ class Attributes(SetMetric):
 
     def state_dict(self) -> dict[str, Any]:
         """Attributes of recent images."""
-        return {f"queue.{k}": v for k, v in self.queue.state_dict().items()}
+        return {f"raw.{k}": v for k, v in self.queue.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the attributes of recent images."""
-        self.queue.load_state_dict({k.removeprefix("queue."): v for k, v in state.items()})
+        """Take over the attributes of recent images; those of an earlier version are standardised, and in the units of the whole reference, as it is when a run resumes."""
+        rows = state.get("raw.rows")
+        if rows is None:
+            rows = state["queue.rows"] * self.standardiser.std + self.standardiser.mean if "queue.rows" in state else self.queue.rows[:0]
+        self.queue.load_state_dict({"rows": rows})

@@ -181,6 +181,24 @@ def test_reference_curriculum_narrows_to_typical_images_and_back(renders, images
         function.set_reference_share(0.0)
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_attributes_of_recent_images_keep_the_units_of_the_reference_in_force(renders, images, earlier):
+    function = make(renders, metric="ATTRIBUTES", use_bonuses=False)
+    (group, _), seen = function._batches(*(part[:8] for part in images[:2]), torch.arange(8)), function.metrics[0]
+    batch = group["efficientnet_lite0"]
+    seen.observe(batch)
+    state = function.state_dict()
+    if earlier:  # as it was written before: standardised, under another key
+        state = {k: v for k, v in state.items() if not k.startswith("metric.")} | {"metric.ATTRIBUTES@efficientnet_lite0.queue.rows": seen.embed(batch)}
+    again = make(renders, metric="ATTRIBUTES", use_bonuses=False)
+    again.load_state_dict(state)
+    whole = again.metrics[0].company(8)
+    torch.testing.assert_close(whole, again.metrics[0].embed(batch), rtol=0, atol=0 if not earlier else 1e-12)
+    again.set_reference_share(0.3)
+    assert (again.metrics[0].embed(batch) - whole).abs().max() > 0.1
+    torch.testing.assert_close(again.metrics[0].company(8), again.metrics[0].embed(batch), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("metric", ["MI", "COVERAGE", "PRECISION"])
 def test_reference_smaller_than_k_is_an_error_that_names_knn_k(metric, renders):
     with pytest.raises(InputError, match="knn_k"):
