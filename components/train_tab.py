@@ -15,7 +15,6 @@ from components.context import PageContext
 from components.login import owner_of
 from components.markup import note
 from components.monitor import Monitor
-from components.scratch import scratch_folder
 
 OTHERS = ("visitor",)
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -41,6 +40,17 @@ const open = () => {
   if (first) setTimeout(() => first.scrollIntoView({ block: 'center' }), 250);
 };
 watch('value', open);
+"""
+DOWNLOAD = """
+// A download button gives the file that it had before the click.
+watch('value', () => {
+  if (!props.value || !props.value.name) return;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([props.value.text], { type: 'application/json' }));
+  link.download = props.value.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+});
 """
 TO_BANNER = "() => { if (window.innerWidth < 900) { const b = document.getElementById('banner'); if (b) b.scrollIntoView({behavior: 'smooth', block: 'start'}); } }"
 
@@ -98,7 +108,8 @@ class TrainTab:
         with gr.Accordion("Equivalent command", open=False, elem_id="command-box"):
             extra["command"] = gr.Code(command, language="shell", interactive=False, lines=2, label="Trains with exactly these settings", elem_id="command", wrap_lines=True)
         with gr.Accordion("Save or load settings", open=False, elem_id="config-box"):
-            extra["save"] = gr.DownloadButton("Save settings as JSON", elem_id="save-config", size="md")
+            extra["save"] = gr.Button("Save settings as JSON", elem_id="save-config", size="md")
+            extra["saved"] = gr.HTML({}, html_template="", js_on_load=DOWNLOAD, visible=True, elem_id="saved")
             extra["load"] = gr.File(label="Load settings (JSON or YAML)", file_types=[".json", ".yaml", ".yml"], type="filepath", elem_id="load-config", height=110)
             extra["load_note"] = gr.HTML("", elem_id="load-note", elem_classes="plain-html")
 
@@ -126,7 +137,7 @@ class TrainTab:
         )
         self.monitor.then_train(begun)
         begun.success(None, js=TO_BANNER, api_visibility="private")
-        extra["save"].click(self.save_config, None, extra["save"], inputs_kwargs=fields, queue=False, **PRIVATE)
+        extra["save"].click(self.save_config, None, extra["saved"], inputs_kwargs=fields, queue=False, **PRIVATE)
         extra["load"].upload(self.load_config, extra["load"], [extra["load_note"], *everything, *shown], queue=False, **PRIVATE)
 
     def edited(self, **values: Any) -> tuple[str, str]:
@@ -160,8 +171,8 @@ class TrainTab:
         values = presets.preset_values(name, self.context)
         return [*(values[n] for n in self.fields), *form.preview(values, self.context)]
 
-    def save_config(self, **values: Any) -> str:
-        """A JSON file of the form's content.
+    def save_config(self, **values: Any) -> dict[str, Any]:
+        """Name and text of a JSON file of the form's content.
 
         Raises:
             gr.Error: the form holds a refused value.
@@ -170,10 +181,8 @@ class TrainTab:
             config = form.to_config(values, self.context)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        folder = scratch_folder()
-        path = folder / f"craterlab_{config.mode.lower()}_{config.metric.lower()}.json"
-        path.write_text(form.config_json(config), encoding="utf-8")
-        return str(path)
+        name = f"craterlab_{config.mode.lower()}_{config.metric.lower()}.json"
+        return {"name": name, "text": form.config_json(config), "asked": time.monotonic_ns()}
 
     def load_config(self, path: str | None) -> list[Any]:
         """The form from an uploaded file, or a sentence that says why not and the form as it was."""

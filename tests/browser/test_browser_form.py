@@ -81,6 +81,17 @@ def test_uploaded_settings(open_page: Any, tmp_path: Path) -> None:
     wait_for(lambda: "--lora-rank 8" in page.inner_text("#command"), 10, "the equivalent command follows")
 
 
+def test_one_click_saves_the_form_as_it_is_now(open_page: Any) -> None:
+    page = open_page()
+    steps.open_box(page, "config-box")
+    for episodes in ("23", "24"):
+        page.fill("#field-episodes input", episodes)
+        with page.expect_download() as download:
+            page.click("#save-config")
+        assert download.value.suggested_filename == "craterlab_lora_unet_mmd_vendi.json"
+        assert json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["episodes"] == int(episodes)
+
+
 def test_hostile_text_stays_text(open_page: Any, server: Server) -> None:
     run = write_fake_run(server.runs, 6, note=EVIL, state="failed")
     set_status(run, error=EVIL, message=EVIL)

@@ -147,7 +147,9 @@ def test_saved_settings_load_again_and_uploads_cannot_name_files(context: PageCo
     tab = build(context)
     values = {**context.default_values(), "lora_rank": 4, "metric": "DPP"}
     saved = tab.save_config(**values)
-    loaded = tab.load_config(saved)
+    file = tmp_path / saved["name"]
+    file.write_text(saved["text"], encoding="utf-8")
+    loaded = tab.load_config(str(file))
     assert dict(zip(tab.fields, loaded[1:-2], strict=True)) == values
     for bad, expected in (({"base_model": "evil/model"}, "base_model"), ({"plugin": "x.py"}, "plug-in"), ({"nonsense": 1}, "nonsense"), ([1], "list")):
         file = tmp_path / "bad.json"
