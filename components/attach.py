@@ -35,20 +35,22 @@ def view_of(run_id: str, source: str) -> dict[str, Any]:
 def attach(context: PageContext, visitor: dict[str, Any], asked: str = "") -> dict[str, Any]:
     """The run to show: `?run=` → last run of this browser → active run → newest run → recorded run.
 
+    A run whose settings cannot be read is shown only to who asks for it.
+
     Args:
         context: shared state.
         visitor: the browser's memory.
         asked: the address's `run` parameter.
     """
     active = context.manager.active()
-    live = context.store.newest(live=True)
-    newest = context.store.newest()
+    live = context.store.newest(live=True, readable=True)
+    newest = context.store.newest(readable=True)
     wanted = [asked, visitor.get("last_run", ""), active or "", live.id if live else "", newest.id if newest else ""]
     for run_id in wanted:
         source = context.source_of(run_id) if isinstance(run_id, str) and run_id else None
-        if source:
+        if source and (run_id == asked or context.run(run_id, source).readable):
             return view_of(run_id, source)
-    recorded = context.demo.newest()
+    recorded = context.demo.newest(readable=True)
     return view_of(recorded.id, "demo") if recorded else view_of("", "runs")
 
 

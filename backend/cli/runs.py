@@ -12,7 +12,8 @@ from rich.table import Table
 
 from backend.cli.settings import RunId, RunsDir
 from backend.config import command_line
-from backend.runs import LIVE, RunStore
+from backend.errors import InputError
+from backend.runs import LIVE, Run, RunStore
 
 app = typer.Typer(help="List, show, steer, pack and delete runs.", no_args_is_help=True)
 
@@ -46,11 +47,20 @@ def show(run_id: RunId, runs_dir: RunsDir = None) -> None:
     levels = f"base {_digits(status.base_level)}, reference {_digits(status.reference_level)}"
     print(f"  score {_digits(status.score)}, best {_digits(status.best_score)} (episode {status.best_episode}), {levels}")
     print(f"  checkpoints: {', '.join(c.name + (' (best)' if c.best else '') for c in run.checkpoints()) or 'none'}")
-    print(f"  {command_line(run.config)}")
+    print(f"  {_command(store, run)}")
     for event in run.events():
         if event["kind"] == "alert":
             print(f"  alert: {event.get('message')}")
     print("\n".join(f"  | {line}" for line in run.log_tail(8).splitlines()))
+
+
+def _command(store: RunStore, run: Run) -> str:
+    """The command that trains the same again, or the run's words and why there is none."""
+    try:
+        return command_line(run.config)
+    except InputError as error:
+        known = store.summary(run)
+        return " ".join(word for word in (known.mode, known.metric, f"({error})") if word)
 
 
 @app.command()
@@ -92,8 +102,6 @@ def change(
 
 
 def _ask(run_id: str, runs_dir: Path | None, kind: str, payload: dict | None = None) -> None:
-    from backend.errors import InputError
-
     store = RunStore(runs_dir)
     run = store.find(run_id)
     state = store.effective_state(run)

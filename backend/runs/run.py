@@ -18,6 +18,7 @@ from backend.runs.events import read_events
 from backend.runs.files import read_json
 from backend.runs.status import Status, read_status
 
+PLUGGABLE = ("mode", "metric", "extractor")
 FOLDERS = ("control", "attempts", "logs", "images", "checkpoints", "plots")
 
 
@@ -76,9 +77,26 @@ class Run:
         """The resolved settings.
 
         Raises:
-            InputError: config.json is missing or damaged.
+            InputError: config.json is missing or damaged, or names what a plug-in brings that is not loaded here.
         """
-        return make_config(read_config_file(self.config_path))
+        values = read_config_file(self.config_path)
+        try:
+            return make_config(values)
+        except InputError as error:
+            name = error.field
+            if name not in PLUGGABLE or not isinstance(values[name], str):
+                raise
+            raise InputError(
+                f"run {self.id} was trained with a plug-in that is not loaded here ({name} {values[name]!r}): start with --plugin FILE or CRATER_PLUGINS=FILE", field=name
+            ) from error
+
+    @property
+    def readable(self) -> bool:
+        """Whether `config` can be read here."""
+        try:
+            return self.config is not None
+        except InputError:
+            return False
 
     @property
     def record(self) -> dict[str, Any]:

@@ -145,9 +145,9 @@ class RunStore:
             status.error, status.host,
         )  # fmt: skip
 
-    def newest(self, live: bool = False) -> Run | None:
-        """The newest run, or the newest that is live."""
-        return next((run for run in self.runs() if not live or self.effective_state(run) in LIVE), None)
+    def newest(self, live: bool = False, readable: bool = False) -> Run | None:
+        """The newest run, of those that are live, or whose settings can be read, where only they are wanted."""
+        return next((run for run in self.runs() if (not live or self.effective_state(run) in LIVE) and (not readable or run.readable)), None)
 
     def delete(self, run_id: str) -> None:
         """Remove a run's folder.

@@ -157,6 +157,18 @@ def test_runs_are_listed_shown_packed_and_deleted(capsys, runs_dir, tmp_path):
     assert call(capsys, "runs", "delete", run.id, "--yes")[0] == 0 and store.list() == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"metric": "HUE"}, "LORA_UNET HUE (run"), ({"seed": -1}, "LORA_UNET MMD_VENDI (seed = -1"), (None, "(config file config.json is neither")]
+)
+def test_a_run_whose_settings_cannot_be_read_is_shown_to_its_end(capsys, runs_dir, settings, words):
+    run = RunStore(runs_dir).create(TrainConfig())
+    text = run.config_path.read_text()
+    run.config_path.write_text(json.dumps({**json.loads(text), **settings}) if settings else "{half")
+    run.log_path.write_text("the last words\n")
+    code, shown, _ = call(capsys, "runs", "show", run.id)
+    assert code == 0 and words in shown and "| the last words" in shown
+
+
 @pytest.mark.parametrize("command", [["runs", "show"], ["resume"], ["evaluate"], ["report"], ["plot"]])
 def test_the_newest_run_of_a_folder_has_a_name_in_every_command(capsys, tmp_path, command):
     code, _, error = call(capsys, *command, "latest", "--runs-dir", str(tmp_path))

@@ -218,6 +218,23 @@ def test_attach_order(context: PageContext, tmp_path: Path) -> None:
     assert [c[1] for c in run_choices(context)] == [f"runs/{new.id}", f"runs/{old.id}", f"demo/{recorded.id}"]
 
 
+@pytest.mark.parametrize("state", ["completed", "running"])
+@pytest.mark.parametrize("settings", ["{half", '{"metric": "HUE"}'])
+def test_a_run_whose_settings_cannot_be_read_is_shown_only_to_who_asks_for_it(context: PageContext, settings: str, state: str) -> None:
+    context.demo = type(context.store)(context.store.root / "none")
+    bad = write_fake_run(context.store.root, 3, state=state)
+    bad.config_path.write_text(settings, encoding="utf-8")
+    assert attach(context, {"last_run": bad.id}) == view_of("", "runs")
+    good = write_fake_run(context.store.root, 3)
+    record = json.loads(good.config_path.read_text(encoding="utf-8"))
+    good.config_path.write_text(json.dumps({**record, "record": {"created": -1}}), encoding="utf-8")
+    assert context.store.newest().id == bad.id
+    assert attach(context, {})["run"] == attach(context, {"last_run": bad.id})["run"] == good.id
+    assert attach(context, {"last_run": good.id}, asked=bad.id)["run"] == bad.id
+    _, sent = look(monitor_of(context), view_of(bad.id, "runs"))
+    assert ("neither JSON nor YAML" in sent["banner"]) == (settings == "{half") and ("--plugin FILE" in sent["banner"]) == (settings != "{half")
+
+
 def test_a_browser_keeps_its_token() -> None:
     first = greet(None)
     assert len(first["owner"]) >= 24 and greet(first) == first and greet({})["owner"] != first["owner"]

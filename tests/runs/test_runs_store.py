@@ -69,6 +69,16 @@ def test_a_damaged_run_hides_no_other(store):
         bad.config.mode  # noqa: B018
 
 
+@pytest.mark.parametrize(("field", "value"), [("mode", "MINE"), ("metric", "HUE"), ("extractor", "thumbnail")])
+def test_a_run_of_a_plugin_that_is_not_loaded_says_so(store, field, value):
+    older, run = store.create(TrainConfig()), store.create(TrainConfig())
+    run.config_path.write_text(json.dumps({**json.loads(run.config_path.read_text()), field: value}))
+    with pytest.raises(InputError, match=f"{run.id} was trained with a plug-in that is not loaded here .{field} '{value}'.: start with --plugin"):
+        run.config  # noqa: B018
+    assert not run.readable and older.readable
+    assert (store.newest().id, store.newest(readable=True).id) == (run.id, older.id)
+
+
 def test_a_summary_tells_score_and_gap(store):
     run = store.create(TrainConfig(note="<i>mine</i>", episodes=9))
     finish(run, episode=9, total=9, score=0.25, best_score=0.5, base_level=0.125)
