@@ -210,6 +210,11 @@ class PageContext:
         offered = [] if self.settings.public_demo else [p.relative_to(ROOT).as_posix() if p.is_relative_to(ROOT) else str(p) for p in found]
         return list(dict.fromkeys([default, field_meta(name)["default"], *offered]))
 
+    @property
+    def offered(self) -> dict[str, list[str]]:
+        """The trusted choices of every setting that names a file, folder or hub id."""
+        return {name: self.trusted_choices(name) for name in field_names() if field_meta(name)["trusted"]}
+
     def check_trusted(self, values: Mapping[str, Any]) -> None:
         """Refuse a file, folder or hub id that this server does not offer.
 

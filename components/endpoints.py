@@ -37,7 +37,7 @@ class Endpoints:
         """Queue a training run. config: settings by name, the server's defaults for the rest. owner: a token to own the run by, or empty for a new one;
         a user who is logged in owns it by name. Returns {"run_id", "token"}; the token is needed to stop the run on a shared server."""
         try:
-            values = {**self.context.default_values(), **upgrade(config, trusted=False)}
+            values = {**self.context.default_values(), **upgrade(config, trusted=False, offered=self.context.offered)}
             unknown = sorted(set(values) - set(field_names()))
             if unknown:
                 raise InputError(f"unknown setting {unknown[0]!r}: `python -m backend config` lists them all")

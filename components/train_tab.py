@@ -190,7 +190,7 @@ class TrainTab:
         if not path:
             return ["", *keep]
         try:
-            read = read_config_file(path, trusted=False)
+            read = read_config_file(path, trusted=False, offered=self.context.offered)
             values = {**self.context.default_values(), **read}
             config = form.to_config(values, self.context)
             unknown = sorted(set(read) - set(field_names()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,13 @@ def _refusal(found: Mapping[str, Any]) -> InputError:
     return InputError(f"{field} = {found['input']!r}: {found['msg'].removeprefix('Value error, ')}; {remedy} (default {meta['default']!r})", field=field)
 
 
-def read_config_file(path: str | Path, *, trusted: bool = True) -> dict[str, Any]:
+def read_config_file(path: str | Path, *, trusted: bool = True, offered: Mapping[str, Collection[str]] | None = None) -> dict[str, Any]:
     """Values of a JSON or YAML config file, old names and schema versions brought up to date.
 
     Args:
         path: the file.
         trusted: False for an upload, which may name no file, folder, hub id or plug-in.
+        offered: the files, folders and hub ids by setting that an upload may name all the same.
 
     Raises:
         InputError: unreadable, not a mapping, from a newer version, or an upload that names something trusted.
@@ -113,14 +114,14 @@ def read_config_file(path: str | Path, *, trusted: bool = True) -> dict[str, Any
         raise InputError(f"config file {path.name} is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise InputError(f"config file {path.name} holds a {type(values).__name__}, not settings by name")
-    return upgrade(values, trusted=trusted)
+    return upgrade(values, trusted=trusted, offered=offered)
 
 
-def upgrade(values: Mapping[str, Any], *, trusted: bool = True) -> dict[str, Any]:
+def upgrade(values: Mapping[str, Any], *, trusted: bool = True, offered: Mapping[str, Collection[str]] | None = None) -> dict[str, Any]:
     """Bring settings of an older schema up to date and drop what only a run's record holds.
 
     Raises:
-        InputError: a newer schema, or (not trusted) a path, hub id or plug-in that differs from the default.
+        InputError: a newer schema, or (not trusted) a plug-in, or a path or hub id that is neither the default nor `offered`.
     """
     version = values.get("schema_version", 0)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
@@ -131,7 +132,7 @@ def upgrade(values: Mapping[str, Any], *, trusted: bool = True) -> dict[str, Any
         if {"plugin", "plugins"} & set(current):
             raise InputError("an uploaded config may not name a plug-in: start with --plugin instead")
         for name in current:
-            if name in TrainConfig.model_fields and field_meta(name)["trusted"] and current[name] != field_meta(name)["default"]:
+            if name in TrainConfig.model_fields and field_meta(name)["trusted"] and current[name] not in (field_meta(name)["default"], *(offered or {}).get(name, ())):
                 raise InputError(f"an uploaded config may not set {name} = {current[name]!r}: name it on the command line at start", field=name)
     return current
 

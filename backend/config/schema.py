@@ -25,7 +25,7 @@ def setting(default: Any, group: str, label: str, help: str, *, live: bool = Fal
         help: one plain sentence: widget help, `--help` text and glossary entry.
         live: it may be changed while a run is training.
         options: kind of registry whose names are allowed (`mode`, `metric`, `extractor`).
-        trusted: names a file, folder or hub id; never taken from an uploaded config.
+        trusted: names a file, folder or hub id; an uploaded config may name only those that the server offers.
         bounds: `ge`, `le`, `gt`, `lt` as pydantic has them.
     """
     extra = {"group": group, "label": label, "live": live, "options": options, "trusted": trusted}

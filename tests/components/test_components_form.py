@@ -11,8 +11,10 @@ import pytest
 
 from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config
 from backend.errors import InputError
+from backend.training.manager import Ticket
 from components import form, presets
 from components.context import PageContext, Settings
+from components.endpoints import Endpoints
 from components.train_tab import OTHERS, TrainTab
 
 
@@ -157,3 +159,21 @@ def test_saved_settings_load_again_and_uploads_cannot_name_files(context: PageCo
         answer = tab.load_config(str(file))
         assert expected in answer[0] and "note-bad" in answer[0]
         assert all(update == gr.skip() for update in answer[1:]), "the form must stay as it was"
+
+
+def test_settings_that_the_server_offers_are_taken_from_files_and_from_the_endpoint(context: PageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRATER_BASE_MODEL", "lab/model")
+    folder = context.references.imported / "mine"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    chosen = {"reference": str(folder), "base_model": "lab/model", "episodes": 3}
+    tab, file = build(context), tmp_path / "saved.json"
+    file.write_text(tab.save_config(**{**context.default_values(), **chosen})["text"], encoding="utf-8")
+    loaded = tab.load_config(str(file))
+    assert "note-good" in loaded[0] and chosen.items() <= dict(zip(tab.fields, loaded[1:-2], strict=True)).items()
+    started = []
+    monkeypatch.setattr(context.manager, "start", lambda values, owner: started.append(values) or Ticket("run", "token"))
+    Endpoints(context).start(chosen)
+    assert chosen.items() <= started[0].items()
+    with pytest.raises(gr.Error, match="may not set reference"):
+        Endpoints(context).start({"reference": str(folder.parent)})
