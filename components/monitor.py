@@ -11,6 +11,7 @@ import gradio as gr
 
 from backend.config import field_meta
 from backend.errors import InputError
+from backend.training.live import validate_change
 from components import banner
 from components.attach import parse_choice, run_choices, view_of
 from components.context import PageContext
@@ -235,12 +236,15 @@ class Monitor:
         return note(sentence) if sentence else gr.skip()
 
     def apply_knobs(self, request: gr.Request | None, view: dict[str, Any], visitor: Any, *values: Any) -> str:
-        """Ask for the live changes that differ from what the run has now."""
+        """Ask for the live changes that differ from what the run has now; for none where one is refused."""
         try:
             if view["source"] != "runs" or not view["run"]:
                 raise InputError("this is a recorded run: start one of your own to steer it")
             present = self.context.feed(view["run"], view["source"]).parts["knobs"]
             wanted = {name: value for name, value in zip(self.knobs, values, strict=True) if value is not None and value != present.get(name)}
+            config = self.context.run(view["run"]).config
+            for name, value in wanted.items():
+                validate_change(config, name, value)
             for name, value in wanted.items():
                 self.context.manager.change(view["run"], name, value, owner_of(visitor, request))
         except InputError as error:

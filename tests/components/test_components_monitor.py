@@ -167,6 +167,21 @@ def test_knobs_show_what_the_run_has_now(context: PageContext) -> None:
     assert sent["guidance_scale"] == 4.0 and sent["learning_rate"] == run.config.learning_rate
 
 
+def test_of_several_changes_none_is_sent_where_one_is_refused(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context.manager.host, "ids", lambda: [run.id])
+    run = write_fake_run(context.store.root, 3, state="running")
+    monitor, view = monitor_of(context), view_of(run.id, "runs")
+    look(monitor, view)
+
+    def apply(**values: float) -> str:
+        return monitor.apply_knobs(None, view, None, *(values.get(name) for name in monitor.knobs))
+
+    assert "entropy_weight = 500" in apply(learning_rate=0.002, entropy_weight=500) and not list(run.control_dir.iterdir())
+    assert "Asked for" in apply(learning_rate=0.002, entropy_weight=0.5)
+    asked = [json.loads(path.read_text(encoding="utf-8"))["payload"] for path in run.control_dir.iterdir()]
+    assert {a["field"]: a["value"] for a in asked} == {"learning_rate": 0.002, "entropy_weight": 0.5}
+
+
 def test_a_change_of_state_leaves_what_is_being_typed_into_a_knob(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 8, state="paused")
     monitor = monitor_of(context)
