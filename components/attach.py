@@ -8,7 +8,7 @@ import gradio as gr
 
 from backend.errors import InputError
 from backend.runs import new_owner
-from components.context import PageContext
+from components.context import MOST_LISTED, PageContext
 from components.login import token_of
 
 STORAGE_KEY, STORAGE_SECRET = "craterlab-visitor", "craterlab"
@@ -54,9 +54,9 @@ def attach(context: PageContext, visitor: dict[str, Any], asked: str = "") -> di
     return view_of(recorded.id, "demo") if recorded else view_of("", "runs")
 
 
-def run_choices(context: PageContext, limit: int = 50) -> list[tuple[str, str]]:
+def run_choices(context: PageContext) -> list[tuple[str, str]]:
     """Runs for a dropdown: label and `source/id`, newest first, the recorded ones last."""
-    choices = [(f"{s.mode} · {s.metric} · {s.id}", f"runs/{s.id}") for s in context.store.list()[:limit]]
+    choices = [(f"{s.mode} · {s.metric} · {s.id}", f"runs/{s.id}") for s in context.store.list()[:MOST_LISTED]]
     return choices + [(f"Recorded · {s.mode} · {s.metric} · {s.id}", f"demo/{s.id}") for s in context.demo.list()]
 
 

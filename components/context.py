@@ -24,6 +24,7 @@ from components.references import ReferenceLibrary
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_RUNS = ROOT / "assets" / "demo_runs"
+MOST_LISTED = 200  # runs in the table and in every choice of a run
 LOOPBACK = {"", "127.0.0.1", "localhost", "::1"}
 
 

@@ -10,11 +10,10 @@ from typing import Any
 from backend.config import field_meta, field_names
 from backend.runs import Run
 from components.banner import TITLES
-from components.context import PageContext
+from components.context import MOST_LISTED, PageContext
 from components.form import value_text
 from components.markup import Raw, empty, number, table, text
 
-LIMIT = 200
 STABILITY_WORDS = "variance of the last third over that of the first; above 1 means growing less stable"
 
 
@@ -23,9 +22,9 @@ def runs_table(context: PageContext) -> str:
     summaries = context.store.list()
     if not summaries:
         return empty("No runs yet", "Press Start on the Train tab, or run `python -m backend train`: every run appears here, wherever it was started.")
-    rows = [_row(s) for s in summaries[:LIMIT]]
+    rows = [_row(s) for s in summaries[:MOST_LISTED]]
     head = ["Run", "State", "Policy", "Metric", "Episodes", "Score", "Best", "Base", "Gap closed", "Started", "Note"]
-    more = f'<p class="caption">The newest {LIMIT} of {len(summaries)} runs.</p>' if len(summaries) > LIMIT else ""
+    more = f'<p class="caption">The newest {MOST_LISTED} of {len(summaries)} runs.</p>' if len(summaries) > MOST_LISTED else ""
     return table(head, rows) + more
 
 

@@ -14,6 +14,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from backend.config import make_config
 from backend.runs import set_owner
 from components import feed, files
 from components.attach import attach, greet, parse_choice, run_choices, view_of
@@ -21,6 +22,7 @@ from components.audience import Audience
 from components.context import PageContext
 from components.endpoints import Endpoints
 from components.monitor import Monitor
+from components.runs_views import runs_table
 from tests.components.fake_run import set_status, write_fake_run, write_rows
 
 
@@ -248,6 +250,12 @@ def test_a_run_whose_settings_cannot_be_read_is_shown_only_to_who_asks_for_it(co
     assert attach(context, {"last_run": good.id}, asked=bad.id)["run"] == bad.id
     _, sent = look(monitor_of(context), view_of(bad.id, "runs"))
     assert ("neither JSON nor YAML" in sent["banner"]) == (settings == "{half") and ("--plugin FILE" in sent["banner"]) == (settings != "{half")
+
+
+def test_every_run_of_the_table_can_be_chosen(context: PageContext) -> None:
+    runs = [context.store.create(make_config({})).id for _ in range(60)]
+    table, choices = runs_table(context), [choice for _, choice in run_choices(context)]
+    assert all(run in table and f"runs/{run}" in choices for run in runs)
 
 
 def test_a_browser_keeps_its_token() -> None:
