@@ -106,7 +106,8 @@ def _ask(run_id: str, runs_dir: Path | None, kind: str, payload: dict | None = N
     run = store.find(run_id)
     state = store.effective_state(run)
     if state not in LIVE:
-        raise InputError(f"run {run.id} is {state}: it cannot take {kind}; `python -m backend resume {run.id}` continues it")
+        remedy = f"`python -m backend runs show {run.id}` has the command that trains another" if state == "completed" else f"`python -m backend resume {run.id}` continues it"
+        raise InputError(f"run {run.id} is {state}: it cannot take {kind}; {remedy}")
     run.request(kind, payload)
     print(f"asked {run.id} to {kind}")
 

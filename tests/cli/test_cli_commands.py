@@ -189,6 +189,16 @@ def test_a_live_run_is_asked_and_not_deleted(capsys, runs_dir):
     assert call(capsys, "resume", run.id)[0] == 2
 
 
+@pytest.mark.parametrize(("state", "resumable"), [("stopped", True), ("failed", True), ("interrupted", True), ("completed", False)])
+def test_resume_is_named_only_where_it_continues_the_run(capsys, runs_dir, state, resumable):
+    run = RunStore(runs_dir).create(TrainConfig(episodes=5))
+    StatusWriter(run.status_path, fresh_status(state="running", episode=5, total=5)).update(state=state)
+    for command in ("stop", "pause"):
+        code, _, error = call(capsys, "runs", command, run.id)
+        assert code == 2 and f"is {state}: it cannot take {command}" in error
+        assert ("resume" in error) == resumable and ("runs show" in error) != resumable
+
+
 def test_the_job_script_asks_for_what_was_said_and_writes_nothing(runs_dir):
     script = job_script(TrainConfig(mode="DIVERSITY_POLICY", episodes=9), runs_dir, SlurmOptions("slurm", "gpu-short", 2, 90))
     assert "#SBATCH --partition=gpu-short" in script and "#SBATCH --gpus-per-node=2" in script and "#SBATCH --time=90" in script
