@@ -51,10 +51,10 @@ class Endpoints:
     def stop(self, run_id: str, token: str = "", request: gr.Request | None = None) -> dict:
         """Stop a run after a checkpoint, or take it out of the queue. Returns {"run_id", "message"}."""
         try:
-            self.context.manager.stop(run_id, token or user_of(request))
+            asked = self.context.manager.stop(run_id, token or user_of(request))
         except InputError as error:
             raise _refuse(error) from error
-        return {"run_id": run_id, "message": "stop requested: a checkpoint is written first"}
+        return {"run_id": run_id, "message": "stop requested: a checkpoint is written first" if asked else "it left the queue"}
 
     def status(self, run_id: str = "") -> dict:
         """State, episode, score, time left and more of one run; of the active or newest one where run_id is empty."""

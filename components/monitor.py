@@ -202,17 +202,19 @@ class Monitor:
             try:
                 if view["source"] != "runs" or not view["run"]:
                     raise InputError("this is a recorded run: start one of your own to steer it")
+                state = self.context.store.effective_state(self.context.run(view["run"]))
                 if name == "pause":
                     pausing = manager.status(view["run"])["requested"] == "pause"
-                    resume = pausing or self.context.store.effective_state(self.context.run(view["run"])) in RESUMABLE | {"paused"}
+                    resume = pausing or state in RESUMABLE | {"paused"}
                     (manager.resume if resume else manager.pause)(view["run"], owner)
                     return note("Resume requested." if resume else "Pause requested: it holds after the present step.")
                 action = {"stop": manager.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
                 answer = action(view["run"], owner)
+                when = "the next episode, once resumed" if state == "paused" else "this episode"
                 said = {
-                    "stop": "Stop requested: a checkpoint is written first.",
-                    "save_now": "A checkpoint is written after this episode.",
-                    "sample_now": "A sample grid is drawn after this episode.",
+                    "stop": "Stop requested: a checkpoint is written first." if answer else "It left the queue.",
+                    "save_now": f"A checkpoint is written after {when}.",
+                    "sample_now": f"A sample grid is drawn after {when}.",
                 }
                 return note(answer if name == "force" and answer else said.get(name, "Done."))
             except InputError as error:

@@ -211,6 +211,22 @@ def test_force_stop_is_offered_to_a_run_that_has_not_read_its_stop_and_a_pause_c
     assert sent["force"]["visible"] and sent["force"]["interactive"] and not sent["stop"]["interactive"]
 
 
+def test_answers_say_what_will_happen(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context.manager.host, "ids", lambda: [run.id])
+    run = write_fake_run(context.store.root, 3, state="running")
+    monitor, endpoints, view = monitor_of(context), Endpoints(context), view_of(run.id, "runs")
+    for name in ("save_now", "sample_now"):
+        set_status(run, state="running")
+        assert "after this episode." in monitor._control(name)(view, None)
+        set_status(run, state="paused")
+        assert "after the next episode, once resumed." in monitor._control(name)(view, None)
+    assert "checkpoint" in monitor._control("stop")(view, None) and "checkpoint" in endpoints.stop(run.id)["message"]
+    for leave in (lambda: monitor._control("stop")(view, None), lambda: endpoints.stop(run.id)["message"]):
+        set_status(run, state="queued", executor="slurm")
+        answer = leave()
+        assert "t left the queue" in answer and "checkpoint" not in answer and run.status().state == "stopped"
+
+
 def test_deleted_run_leaves_a_sentence(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 3)
     monitor = monitor_of(context)
