@@ -117,7 +117,7 @@ class ReferenceTab:
                 words_shown = gr.HTML(elem_id="rendered-caption", elem_classes="plain-html")
         inputs = {**words, **sliders, "seed": seed}
         self.render_inputs, self.render_outputs = inputs, [picture, words_shown]
-        triggers = [w.input for w in words.values()] + [s.release for s in sliders.values()] + [seed.submit]
+        triggers = [w.input for w in words.values()] + [s.release for s in sliders.values()] + [seed.input]
         gr.on(triggers, draw, None, self.render_outputs, inputs_kwargs=inputs, trigger_mode="always_last", **PRIVATE)
 
     def _build_import(self) -> None:

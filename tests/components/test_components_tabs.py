@@ -82,6 +82,14 @@ def test_base_and_tuned_are_drawn_with_the_settings_in_force_at_the_checkpoint(c
     assert seen == [3.5, 3.5, run.config.guidance_scale, run.config.guidance_scale]
 
 
+def test_an_edited_seed_redraws_the_rendered_crater(context: PageContext) -> None:
+    with gr.Blocks() as page:
+        tab = ReferenceTab(context, context.references)
+        tab.build(widget("reference", context, context.default_values()["reference"]))
+    (drawn,) = [event for event in page.fns.values() if event.outputs == tab.render_outputs]
+    assert {(tab.render_inputs[name]._id, "input") for name in ("view", "seed")} <= set(drawn.targets)
+
+
 def test_an_imported_set_can_be_chosen_in_the_form_at_once_and_after_a_reload(context: PageContext, tmp_path: Path) -> None:
     generator, files = np.random.default_rng(0), [str(tmp_path / f"{i}.png") for i in range(3)]
     for file in files:
