@@ -54,7 +54,7 @@ class CompareTab:
                 choices=[("PCA", "pca"), ("t-SNE", "tsne")], value="pca", label="Feature map: base, tuned and reference; hover shows the picture", elem_id="compare-method"
             )
         self.map = figure(pictures=True, elem_id="compare-map")
-        gr.HTML('<h2 class="section-title">Through the episodes <small>the same prompts and seeds, darker is later</small></h2>', elem_classes="plain-html")
+        gr.HTML('<h2 class="section-title">Through the episodes <small>the same prompts and seeds, darker is later; projected like the map</small></h2>', elem_classes="plain-html")
         self.evolution = figure(elem_id="compare-evolution")
         self._wire()
 
@@ -67,7 +67,7 @@ class CompareTab:
         self.run.change(self.show, [self.run, self.method], self.outputs, **{**PRIVATE, "show_progress": "minimal", "show_progress_on": self.answer})
         self.run.focus(lambda: gr.Dropdown(choices=run_choices(self.context)), None, self.run, queue=False, **PRIVATE)
         self.which.change(self.one_pair, [self.pairs, self.which], [self.slider, self.caption], trigger_mode="always_last", **PRIVATE)
-        self.method.change(self.redraw_map, [self.pairs, self.method, self.run], self.map, **PRIVATE)
+        self.method.change(self.redraw, [self.pairs, self.method, self.run], [self.map, self.evolution], **PRIVATE)
         work = {"concurrency_limit": 1, "concurrency_id": "device", "api_visibility": "private", "show_progress": "minimal", "show_progress_on": self.answer}
         inputs = [self.run, self.checkpoint, self.count, self.method, self.visitor]
         self.draw.click(self.draw_now, inputs, self.outputs[1:], **work)
@@ -101,16 +101,12 @@ class CompareTab:
         return None, views.nothing(reason), gr.Slider(maximum=2, value=1), None, "", "", None, None, ""
 
     def _fill(self, run: Any, pairs: views.Pairs | None, method: str, answer: str) -> tuple[Any, ...]:
-        from backend.analysis.feature_figures import evolution
-
         try:
             views.check_pairs(pairs)
             images, captions, label = self._reference(run)
         except InputError as error:
             return self._nothing(str(error))
         slider, caption = self.one_pair(pairs, 1)
-        path = evolution(run, "pca")
-        path["layout"].pop("title", None)
         return (
             pairs,
             views.neighbours(pairs, images, captions, label),
@@ -119,7 +115,7 @@ class CompareTab:
             caption,
             views.evaluation_table(run),
             views.map_figure(run, pairs, images, captions, method),
-            {"key": run.id, **path} if path["data"] else None,
+            views.evolution_figure(run, method),
             answer,
         )
 
@@ -133,15 +129,15 @@ class CompareTab:
             files
         ), f'<div class="caption"><b>{text(pairs.prompts[i])}</b><br>seed {pairs.seeds[i]} · left: {text(pairs.base_title)} · right: {text(pairs.tuned_title)}</div>'
 
-    def redraw_map(self, pairs: views.Pairs | None, method: str, choice: str | None) -> Any:
-        """The feature map in the other projection."""
+    def redraw(self, pairs: views.Pairs | None, method: str, choice: str | None) -> tuple[Any, Any]:
+        """The feature map and the way through the episodes in the other projection."""
         try:
             source, run_id = parse_choice(choice)
             run = self.context.run(run_id, source)
             images, captions, _ = self._reference(run)
-            return views.map_figure(run, views.check_pairs(pairs), images, captions, method)
+            return views.map_figure(run, views.check_pairs(pairs), images, captions, method), views.evolution_figure(run, method)
         except InputError:
-            return None
+            return None, None
 
     def draw_now(self, choice: str | None, checkpoint: str | None, count: float, method: str, visitor: Any = None, request: gr.Request | None = None) -> tuple[Any, ...]:
         """Draw test prompts with the base and the checkpoint, same seeds, and compare those."""

@@ -131,6 +131,15 @@ def map_figure(run: Run, pairs: Pairs, reference: np.ndarray, captions: list[str
     return {"key": method + pairs.tuned_title, **figure, "layout": {**figure["layout"], "height": 430}}
 
 
+def evolution_figure(run: Run, method: str) -> dict[str, Any] | None:
+    """The recorded samples of all episodes in one projection; None before there are enough."""
+    from backend.analysis.feature_figures import evolution
+
+    figure = evolution(run, method)
+    figure["layout"].pop("title", None)
+    return {"key": method + run.id, **figure} if figure["data"] else None
+
+
 def judge_features(run: Run) -> dict[str, np.ndarray] | None:
     """Features that the evaluation's judge measured, by set."""
     path = run.path / "evaluation" / "features.npz"

@@ -82,6 +82,17 @@ def test_base_and_tuned_are_drawn_with_the_settings_in_force_at_the_checkpoint(c
     assert seen == [3.5, 3.5, run.config.guidance_scale, run.config.guidance_scale]
 
 
+def test_map_and_way_through_the_episodes_follow_the_chosen_projection(context: PageContext) -> None:
+    choice, tab = f"runs/{write_fake_run(context.store.root, 20).id}", compare_of(context)
+    parts = {method: tab.show(choice, method) for method in ("pca", "tsne")}
+    pairs = parts["pca"][tab.outputs.index(tab.pairs)]
+    for number, place in enumerate((tab.map, tab.evolution)):
+        flat, curled = (parts[method][tab.outputs.index(place)] for method in ("pca", "tsne"))
+        assert flat["key"] != curled["key"] and flat["data"][0]["x"] != curled["data"][0]["x"]
+        assert "t-SNE" in json.dumps(curled["layout"]) and "t-SNE" not in json.dumps(flat["layout"])
+        assert tab.redraw(pairs, "tsne", choice)[number] == curled
+
+
 def test_an_edited_seed_redraws_the_rendered_crater(context: PageContext) -> None:
     with gr.Blocks() as page:
         tab = ReferenceTab(context, context.references)
