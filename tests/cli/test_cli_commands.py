@@ -1,6 +1,7 @@
 """The command line without training: flags are the settings, errors are one line with status 2, runs are tended."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -155,6 +156,18 @@ def test_runs_are_listed_shown_packed_and_deleted(capsys, runs_dir, tmp_path):
     assert code == 2 and f"folder {tmp_path / 'file/under'} cannot be written" in err
     assert call(capsys, "runs", "stop", run.id)[0] == 2
     assert call(capsys, "runs", "delete", run.id, "--yes")[0] == 0 and store.list() == []
+
+
+def test_a_run_copied_or_unzipped_into_another_folder_is_a_run_there(capsys, runs_dir, tmp_path):
+    run = RunStore(runs_dir).create(TrainConfig(note="mine", episodes=5))
+    StatusWriter(run.status_path, fresh_status(state="running", episode=5, total=5)).update(state="completed")
+    archive = call(capsys, "runs", "zip", run.id, "--out", str(tmp_path))[1].strip()
+    shutil.copytree(run.path, tmp_path / "copied" / run.id)
+    zipfile.ZipFile(archive).extractall(tmp_path / "unzipped")
+    for folder in (tmp_path / "copied", tmp_path / "unzipped"):
+        (listed,) = json.loads(call(capsys, "runs", "list", "--json", "--runs-dir", str(folder))[1])
+        assert (listed["id"], listed["state"], listed["note"]) == (run.id, "completed", "mine")
+        assert "episode 5 of 5" in call(capsys, "runs", "show", run.id, "--runs-dir", str(folder))[1]
 
 
 @pytest.mark.parametrize(
