@@ -25,7 +25,7 @@ SENTENCES = {
     "queued": "Waits for the run before it.",
     "starting": "Loads the model and encodes the prompts.",
     "running": "The policy is learning; closing this page changes nothing.",
-    "paused": "Holds after the present step; Resume goes on from here.",
+    "paused": "Holds between two episodes; Resume goes on from here.",
     "stopping": "Finishes the present step, writes a checkpoint, then ends.",
     "stopped": "Ended on request; Resume continues from its checkpoint.",
     "completed": "All episodes are done. Compare shows what was learnt.",

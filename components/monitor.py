@@ -207,7 +207,7 @@ class Monitor:
                     pausing = manager.status(view["run"])["requested"] == "pause"
                     resume = pausing or state in RESUMABLE | {"paused"}
                     (manager.resume if resume else manager.pause)(view["run"], owner)
-                    return note("Resume requested." if resume else "Pause requested: it holds after the present step.")
+                    return note("Resume requested." if resume else "Pause requested: it holds after this episode.")
                 action = {"stop": manager.stop, "force": manager.force_stop, "save_now": manager.save_now, "sample_now": manager.sample_now}[name]
                 answer = action(view["run"], owner)
                 when = "the next episode, once resumed" if state == "paused" else "this episode"
