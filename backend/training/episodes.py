@@ -17,7 +17,7 @@ from backend.training.annealing import anneal
 from backend.training.checkpoint import MANIFEST, checkpoint_name, keep_and_prune, save_checkpoint
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
-from backend.training.levels import SPARE_BASE_GROUP, Levels
+from backend.training.levels import Levels
 from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
 from backend.training.packing import snapshot
@@ -79,11 +79,7 @@ class EpisodeLoop:
         images = self.levels.draw_base_group(0, self.control.should_stop)
         self.recorder.phase("loading the reward")
         self.reward = self.session.make_reward(images)
-        first = 0
-        if not self.reward.scores_alone:  # the queue has these images now, and would be their own company
-            first = SPARE_BASE_GROUP
-            images = self.levels.draw_base_group(first, self.control.should_stop)
-        self.levels.add_base_score(self.reward, images, first)
+        self.levels.add_first_score(self.reward, images, self.control.should_stop)
 
     def run(self) -> bool:
         """All remaining episodes.

@@ -45,6 +45,15 @@ class Levels:
         index, seeds = self._base_prompts(number)
         return self.session.agent.rollout(self.session.train_embeds[index], seeds, number, base=True, should_stop=should_stop, guidance_scale=self.guidance).images
 
+    def add_first_score(self, reward: Any, images: torch.Tensor, should_stop: Callable[[], bool]) -> None:
+        """The level's first group: the images [B, 3, h, w] that fill the reward's queue, or another group's where these would be their own company.
+
+        Raises:
+            Stopped: on request.
+        """
+        number = 0 if reward.scores_alone else SPARE_BASE_GROUP
+        self.add_base_score(reward, self.draw_base_group(number, should_stop) if number else images, number)
+
     def add_base_score(self, reward: Any, images: torch.Tensor, number: int) -> None:
         """Score a base group; the base level is the mean over groups."""
         index, _ = self._base_prompts(number)

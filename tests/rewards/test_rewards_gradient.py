@@ -108,3 +108,12 @@ def test_a_group_without_a_sound_image_has_a_zero_gradient(renders, images, bonu
 def test_metrics_say_truly_whether_they_are_differentiable():
     for entry in METRICS:
         assert entry.differentiable == ("set_value" in vars(entry.load())), entry.name
+
+
+def test_a_black_corner_has_a_derivative(renders, images):
+    """A region that does not vary at all: the root of its variance has none at zero."""
+    function = make(renders, metric="MMD", spatial_weight=0.5)
+    pictures, words = images[0][:6].clone(), images[1][:6]
+    pictures[1, :, :16, :16] = 0
+    gradient = function.image_gradient(pictures, words, torch.zeros(6, dtype=torch.long))
+    assert bool(gradient.isfinite().all()) and float(gradient[1].abs().max()) > 0
