@@ -172,7 +172,7 @@ def judge_mixture(chosen: Namespace) -> dict[str, Any]:
     frozen_base(configs[0], chosen)
     folder = chosen.runs / "learning"
     runs = [train_arm(config, folder / f"default_{config.seed}")[0] for config in configs]
-    policy = mix_checkpoints([newest_policy(run) for run in runs], folder / "mixture")
+    policy = mix_checkpoints([newest_policy(run) for run in runs], folder / "mixture").parent
     facts = {"name": "mixture", "commit": git_revision(), "settings": configs[0].model_dump()}
     facts["seconds_per_episode"] = float(np.mean([curve_facts(run)["seconds_per_episode"] for run in runs]))
     return {**facts, **judge_policy(configs[0], policy, chosen, ABLATION_IMAGES)}
