@@ -84,3 +84,16 @@ def test_a_missed_limit_is_said() -> None:
     text, kept = limits.table("T", "c", {"seconds": limits.Limit(2.0, "wait, s")}, found)
     assert "| wait, s | 3.00 | ≤ 2 | no |" in text and not kept
     assert limits.table("T", "c", {"seconds": limits.Limit(2.0, "rate", least=True)}, found)[1]
+
+
+def test_the_mixture_is_judged_from_its_folder(monkeypatch, tmp_path):
+    """`mix_checkpoints` names the file that it wrote; a policy is read from its folder."""
+    judged = []
+    monkeypatch.setattr(bench_learning, "frozen_base", lambda config, chosen: None)
+    monkeypatch.setattr(bench_learning, "train_arm", lambda config, folder: (folder, "", 0.0))
+    monkeypatch.setattr(bench_learning, "newest_policy", lambda run: run)
+    monkeypatch.setattr(bench_learning, "curve_facts", lambda run: {"seconds_per_episode": 1.0})
+    monkeypatch.setattr(bench_learning, "mix_checkpoints", lambda folders, target: target / "pytorch_lora_weights.safetensors")
+    monkeypatch.setattr(bench_learning, "judge_policy", lambda config, policy, *rest: judged.append(policy) or {})
+    assert bench_learning.judge_mixture(Namespace(set=[], runs=tmp_path))["name"] == "mixture"
+    assert judged == [tmp_path / "learning" / "mixture"]
