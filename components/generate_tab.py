@@ -80,10 +80,11 @@ class GenerateTab:
         try:
             source, run_id = parse_choice(choice)
             run = self.context.run(run_id, source)
-        except InputError:
+            guidance = run.config.guidance_scale
+        except InputError:  # gone, or trained with a plug-in that is not here
             return gr.Dropdown(choices=[], value=None, visible=False), gr.skip()
         found = checkpoint_choices(run)
-        return gr.Dropdown(choices=found, value=found[0][1] if found else None, visible=True), run.config.guidance_scale
+        return gr.Dropdown(choices=found, value=found[0][1] if found else None, visible=True), guidance
 
     def generate(
         self, prompt: str, model: str = "", checkpoint: str | None = None, seed: float = 0, count: float = 4, guidance: float | None = None, request: gr.Request | None = None

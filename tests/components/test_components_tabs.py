@@ -116,3 +116,12 @@ def test_an_imported_set_can_be_chosen_in_the_form_at_once_and_after_a_reload(co
     here, there = tab.offer()
     assert [c[1] for c in here.choices] == ["default", "mine"] and folder in [c[1] for c in there.choices] and tab.lists == [tab.which, field]
     context.check_trusted({"reference": folder})
+
+
+def test_a_run_of_an_absent_plugin_offers_nothing_to_generate_with(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 3)
+    tab = GenerateTab(context)
+    assert tab.pick(f"runs/{run.id}")[1] == run.config.guidance_scale
+    run.config_path.write_text('{"metric": "HUE"}', encoding="utf-8")
+    dropdown, guidance = tab.pick(f"runs/{run.id}")
+    assert not dropdown.visible and guidance == gr.skip()
