@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.analysis.convergence import plateau_episode, slope_interval, stability, trend
+from backend.analysis.convergence import plateau, slope_interval, stability, trend
 from backend.analysis.figures import PALETTE, Figure, layout, line
 from backend.analysis.series import columns, latest, present, probes, smooth, steady
 from backend.errors import InputError
@@ -76,9 +76,9 @@ def convergence(run: Run) -> dict[str, Any]:
         or share of the reference set last changed, which moves the score by itself.
     """
     data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "trend_from"])
-    score, episode = data.get("batch_score", np.zeros(0)), data.get("episode", np.zeros(0))
+    score = data.get("batch_score", np.zeros(0))
     counted = steady(data)
-    recent, overall, at = trend(counted, probes(run)), slope_interval(score), plateau_episode(counted)
+    recent, overall, at = trend(counted, probes(run)), slope_interval(score), plateau(data)
     finite = counted[np.isfinite(counted)]
     part = max(5, len(finite) // 10)
     first, last = (float(p.mean()) if len(p) else None for p in (finite[:part], finite[-part:]))
@@ -86,7 +86,7 @@ def convergence(run: Run) -> dict[str, Any]:
         "run": run.id, "mode": run.config.mode, "metric": run.config.metric, "episodes": len(score), "state": recent.state,
         "slope": recent.slope, "low": recent.low, "high": recent.high,
         "overall_slope": overall[0], "overall_low": overall[1], "overall_high": overall[2],
-        "plateau_episode": int(episode[len(score) - len(counted) + at]) if at is not None else None,
+        "plateau_episode": int(at) if at is not None else None,
         "first": first, "last": last, "gain": last - first if len(finite) else None,
         "base_level": latest(data["base_level"]) if present(data.get("base_level")) else None,
         "best": float(finite.max()) if len(finite) else None,

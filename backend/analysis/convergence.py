@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from backend.analysis.series import steady
+
 LEARNING, PLATEAUING, FLAT = "LEARNING", "PLATEAUING", "FLAT"
 MIN_SCORES = 20  # below this an interval of a slope says nothing, so a run is given the benefit of the doubt
 RECENT = (20, 100)  # shortest and longest recent window, in episodes
@@ -150,6 +152,13 @@ def plateau_episode(scores: Sequence[float]) -> int | None:
     after, low, _ = slope_interval(y[t >= tau])
     level = low <= 0 or after / (t[1] - t[0]) < 0.1 * before
     return int(round(tau)) if before > 0 and level else None
+
+
+def plateau(data: dict[str, np.ndarray]) -> float | None:
+    """Number of the episode from which the score no longer rises, of those that `steady` counts; None where there is none. `data` has the column `episode`."""
+    counted = steady(data)
+    at = plateau_episode(counted)
+    return None if at is None else float(data["episode"][len(data["batch_score"]) - len(counted) + at])
 
 
 def _condense(t: np.ndarray, y: np.ndarray, most: int = 400) -> tuple[np.ndarray, np.ndarray]:

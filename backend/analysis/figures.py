@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.analysis.convergence import plateau_episode
-from backend.analysis.series import columns, present, schedule_lines, smooth, steady, thin
+from backend.analysis.convergence import plateau
+from backend.analysis.series import columns, present, schedule_lines, smooth, thin
 from backend.runs import Run
 
 Figure = dict[str, Any]
@@ -77,10 +77,8 @@ def rewards(run: Run) -> Figure:
     if present(data.get("probe_score")):
         traces.append(line("probe (test prompts)", episode, data["probe_score"], 1, mode="markers", marker={"symbol": "diamond", "size": 8, "color": PALETTE[1]}))
     figure = {"data": traces, "layout": layout(f"Reward, {run.config.mode}", f"{run.config.metric} (raw group score)", shapes=marks(run))}
-    counted = steady(data)
-    plateau = plateau_episode(counted)
-    if plateau is not None:
-        at = float(episode[len(score) - len(counted) + plateau])
+    at = plateau(data)
+    if at is not None:
         figure["layout"]["annotations"] = [{"x": at, "y": 1, "yref": "paper", "text": f"plateau from {at:.0f}", "showarrow": False}]
         figure["layout"]["shapes"].append({"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dash", "color": PALETTE[3]}})
     return figure

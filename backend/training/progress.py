@@ -97,7 +97,7 @@ class Progress:
             "best_score": self.best_score,
             "score_smooth": self.smooth_score,
             "skipped": self.skipped,
-            **{name: value if math.isfinite(value) else None for name, value in interval.items()},
+            **{name: finite_or_none(value) for name, value in interval.items()},
             "trend_from": self.steady_from + 1,
             "status": trending.state,
             "images": self.images,
