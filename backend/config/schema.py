@@ -91,7 +91,10 @@ class TrainConfig(BaseModel):
     learning_rate: float = setting(1.5e-3, "PPO", "Learning rate", "Adam's step size for the policy.", live=True, gt=0, le=1)
     learning_rate_critic: float = setting(1e-3, "PPO", "Critic learning rate", "Adam's step size for the value network.", live=True, gt=0, le=1)
     lr_scheduler: Literal["constant", "linear", "cosine"] = setting(
-        "linear", "PPO", "Learning rate schedule", "Course of both learning rates over the run's episodes: constant, or falling toward zero at its end."
+        "linear",
+        "PPO",
+        "Learning rate schedule",
+        "Course of both learning rates, and of TRPO's trust region, over the run's episodes: constant, or falling toward zero at its end.",
     )
     clip_range_nats: float = setting(
         0.0,
