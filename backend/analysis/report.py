@@ -19,6 +19,7 @@ from backend.analysis.figures import FIGURES, Figure
 from backend.evaluation.guards import verdict_of
 from backend.evaluation.results import LEVELS
 from backend.runs import Run
+from backend.runs.files import finite
 
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -57,18 +58,10 @@ def markdown_table(rows: list[list[Any]], head: list[str]) -> str:
 
 def script_json(value: Any) -> str:
     """JSON that cannot end the script element it stands in, NaN as null."""
-    text = json.dumps(_finite(value))
+    text = json.dumps(finite(value))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sections(run: Run) -> list[tuple[str, list[list[Any]], list[str]]]:

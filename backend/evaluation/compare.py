@@ -13,6 +13,7 @@ from backend.evaluation.adherence import adherence_change
 from backend.evaluation.bootstrap import Interval, gap_closed, paired_bootstrap
 from backend.evaluation.diversity import partitions, subset_size, subset_spread, subset_vendi
 from backend.evaluation.judges import Judges, Measured
+from backend.runs.files import finite
 
 PRECISION_MARGIN = -3.0  # points; the 95 % lower bound of the change must lie above
 ADHERENCE_MARGIN = -0.05  # relative change
@@ -60,12 +61,7 @@ def diversity_rows(
 
 def _row(measure: str, base: float | None, tuned: float | None, interval: Interval | None, **extra: Any) -> dict[str, Any]:
     numbers = interval.to_dict() if interval is not None else {"estimate": None, "low": None, "high": None}
-    return {"measure": measure, **{key: finite(value) for key, value in {"base": base, "tuned": tuned, **numbers, **extra}.items()}}
-
-
-def finite(value: Any) -> Any:
-    """The value, None for a number that JSON has no word for (NaN, infinite)."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite({"measure": measure, "base": base, "tuned": tuned, **numbers, **extra})
 
 
 def manifold_rows(base: Measured, tuned: list[Measured], ceiling: Measured, reference: Measured, judges: Judges, generator: np.random.Generator) -> tuple[list[dict], Interval]:

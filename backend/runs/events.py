@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backend.runs.files import cut_half_line, read_complete_lines
+from backend.runs.files import cut_half_line, finite, read_complete_lines
 from backend.runs.tables import append_whole
 
 KINDS = ("status", "sample", "checkpoint", "alert", "change", "acknowledgement", "probe")
@@ -46,14 +46,14 @@ class EventLog:
         self._seq = max((event["seq"] for event in read_events(path)), default=0)
 
     def append(self, kind: str, **content: Any) -> dict[str, Any]:
-        """Add one event and return it.
+        """Add one event and return it as it is written, None for numbers that are not finite.
 
         Raises:
             OSError: the disk refuses; the event waits in `pending`.
         """
         with self._lock:
             self._seq += 1
-            event = {"seq": self._seq, "time": round(time.time(), 3), "kind": kind, **content}
+            event = {"seq": self._seq, "time": round(time.time(), 3), "kind": kind, **finite(content)}
             self.pending.append(json.dumps(event, ensure_ascii=False, default=str).encode() + b"\n")
         self.flush()
         return event

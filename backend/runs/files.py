@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,9 +61,18 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+def finite(value: Any) -> Any:
+    """The same with None for every float that is not finite, however deep in dictionaries and lists: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """`atomic_write` of a JSON document, keys in the order given."""
-    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """`atomic_write` of a JSON document, keys in the order given, null for numbers that are not finite."""
+    atomic_write(path, json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, limit: int = 64 * 2**20) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from backend.training.levels import Levels
 from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
 from backend.training.packing import snapshot
-from backend.training.progress import Progress, expected_seconds, finite_or_none
+from backend.training.progress import Progress, expected_seconds
 from backend.training.recorder import Recorder
 from backend.training.recovery import count_damage, halved_pace, said_of, sound_before
 from backend.training.resume import Beginning
@@ -167,8 +167,8 @@ class EpisodeLoop:
             self.recorder.rows(name, rows)
         pace, eta = expected_seconds(self.durations, self.config.episodes - progress.episode)
         self.recorder.writer.update(
-            episode=progress.episode, score=finite_or_none(progress.scores[-1]), best_score=progress.best_score, best_episode=progress.best_episode, base_level=progress.base_level,
-            reference_level=finite_or_none(progress.reference_level), trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
+            episode=progress.episode, score=progress.scores[-1], best_score=progress.best_score, best_episode=progress.best_episode, base_level=progress.base_level,
+            reference_level=progress.reference_level, trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
             memory_mib=tables["training_log"][0]["memory_allocated"], probe_score=progress.probe_score,
         )  # fmt: skip
         row = tables["policy_updates"][0]
@@ -183,8 +183,8 @@ class EpisodeLoop:
         self.recorder.phase("probing the test prompts")
         score = self.levels.probe(self.reward)
         self.progress.probes.append(score)
-        self.recorder.event("probe", episode=number, score=finite_or_none(score), base=finite_or_none(self.progress.base_probe))
-        return finite_or_none(score)
+        self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
+        return score
 
     def between(self, number: int) -> None:
         """What follows an episode: levels once, samples, checkpoints, and waiting for a disk that refuses.
@@ -219,12 +219,12 @@ class EpisodeLoop:
         self.samples.draw(0, self.reward)
         self.recorder.phase("measuring the base and reference levels")
         self.levels.measure(self.reward, self.control.should_stop)
-        self.recorder.writer.update(base_level=self.progress.base_level, reference_level=finite_or_none(self.progress.reference_level))
+        self.recorder.writer.update(base_level=self.progress.base_level, reference_level=self.progress.reference_level)
         if self.progress.base_probe is not None:
             self._tell_base_probe(0)
 
     def _tell_base_probe(self, episode: int, **facts: Any) -> None:
-        score = finite_or_none(self.progress.base_probe)
+        score = self.progress.base_probe
         self.recorder.event("probe", episode=episode, score=score, base=score, **facts)
 
     def _warn(self) -> None:

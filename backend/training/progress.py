@@ -53,7 +53,7 @@ class Progress:
     @property
     def base_level(self) -> float | None:
         """Mean raw score of base groups; those that have none do not count."""
-        return finite_or_none(mean_of_finite(self.base_scores))
+        return mean_or_none(self.base_scores)
 
     @property
     def base_probe(self) -> float | None:
@@ -68,7 +68,7 @@ class Progress:
     @property
     def smooth_score(self) -> float | None:
         """Mean of the finite ones among the latest `SMOOTH` scores since the conditions last changed."""
-        return finite_or_none(mean_of_finite(self.scores[self.steady_from :][-SMOOTH:]))
+        return mean_or_none(self.scores[self.steady_from :][-SMOOTH:])
 
     def under(self, *conditions: float) -> None:
         """The next score is made under these conditions; best, mean and trend count from where they last changed, for they move the score by themselves."""
@@ -90,14 +90,15 @@ class Progress:
 
     def facts(self, trending: Trend) -> dict[str, Any]:
         """Columns of a row of policy_updates.csv."""
-        interval = {"trend_slope": trending.slope, "trend_low": trending.low, "trend_high": trending.high}
         return {
             "base_level": self.base_level,
-            "reference_level": finite_or_none(self.reference_level),
+            "reference_level": self.reference_level,
             "best_score": self.best_score,
             "score_smooth": self.smooth_score,
             "skipped": self.skipped,
-            **{name: finite_or_none(value) for name, value in interval.items()},
+            "trend_slope": trending.slope,
+            "trend_low": trending.low,
+            "trend_high": trending.high,
             "trend_from": self.steady_from + 1,
             "status": trending.state,
             "images": self.images,
@@ -115,9 +116,10 @@ class Progress:
         return cls(**{name: value for name, value in values.items() if name in names})
 
 
-def finite_or_none(value: Any) -> float | None:
-    """The number, None for what JSON and tables have no word for."""
-    return float(value) if value is not None and math.isfinite(float(value)) else None
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """Mean of the finite values; None where there are none."""
+    mean = mean_of_finite(values)
+    return None if math.isnan(mean) else mean
 
 
 def mean_of_finite(values: Sequence[float]) -> float:

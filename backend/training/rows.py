@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from backend.runs.files import finite
 from backend.training.memory import allocated
-from backend.training.progress import finite_or_none
 
 
 @dataclass
@@ -44,10 +44,10 @@ def update_row(record: EpisodeRecord) -> dict[str, Any]:
     """The row of policy_updates.csv: what charts are drawn from."""
     total = record.result.total.detach().float().cpu()
     return {
-        **{name: finite_or_none(value) for name, value in record.stats.items()},
+        **{name: float(value) for name, value in record.stats.items()},
         "update": record.episode,
         "episode": record.episode,
-        "batch_score": finite_or_none(record.result.score),
+        "batch_score": record.result.score,
         "reward_mean": float(total.mean()),
         "reward_std": float(total.std(unbiased=False)),
         "reward_min": float(total.min()),
@@ -63,10 +63,10 @@ def update_row(record: EpisodeRecord) -> dict[str, Any]:
 def image_rows(record: EpisodeRecord) -> list[dict[str, Any]]:
     """One row of training_log.csv per image."""
     parts = {name: values.tolist() for name, values in record.result.components.items()}
-    shared = {name: finite_or_none(record.stats.get(name)) for name in ("actor_loss", "critic_loss", "entropy_loss", "kl_divergence", "grad_norm_actor", "grad_norm_critic")}
+    shared = {name: record.stats.get(name) for name in ("actor_loss", "critic_loss", "entropy_loss", "kl_divergence", "grad_norm_actor", "grad_norm_critic")}
     shared |= {
         "episode": record.episode,
-        "batch_score": finite_or_none(record.result.score),
+        "batch_score": record.result.score,
         "memory_allocated": allocated(record.memory, record.device),
         "timestamp": round(time.time(), 3),
         "time_per_episode": round(record.seconds, 4),
@@ -103,9 +103,9 @@ def gradient_row(record: EpisodeRecord) -> dict[str, Any]:
     return {
         "update": record.episode,
         "episode": record.episode,
-        "actor_grad_before": finite_or_none(stats.get("grad_norm_actor")),
-        "actor_grad_after": finite_or_none(stats.get("grad_norm_actor_after")),
-        "critic_grad": finite_or_none(stats.get("grad_norm_critic")),
+        "actor_grad_before": stats.get("grad_norm_actor"),
+        "actor_grad_after": stats.get("grad_norm_actor_after"),
+        "critic_grad": stats.get("grad_norm_critic"),
         "grad_clipped": bool(stats.get("grad_clipped")),
         "reward_mean": float(record.result.total.float().mean()),
         "timestamp": round(time.time(), 3),
@@ -123,8 +123,8 @@ def log_prob_rows(record: EpisodeRecord) -> list[dict[str, Any]]:
 
 
 def all_rows(record: EpisodeRecord) -> dict[str, list[dict[str, Any]]]:
-    """Rows of every table."""
-    return {
+    """Rows of every table, None for numbers that are not finite."""
+    rows = {
         "training_log": image_rows(record),
         "reward_components": component_rows(record),
         "gradient_log": [gradient_row(record)],
@@ -132,6 +132,7 @@ def all_rows(record: EpisodeRecord) -> dict[str, list[dict[str, Any]]]:
         "log_probability": log_prob_rows(record),
         "policy_updates": [update_row(record)],
     }
+    return finite(rows)
 
 
 def sample_diversity(features: torch.Tensor) -> float:

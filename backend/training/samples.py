@@ -11,7 +11,6 @@ from backend.runs import Run
 from backend.training.levels import Levels
 from backend.training.packing import snapshot
 from backend.training.pictures import save_grid
-from backend.training.progress import finite_or_none
 from backend.training.recorder import Recorder
 from backend.training.seeds import BASE, fixed_group
 from backend.training.session import Session
@@ -39,10 +38,9 @@ class Sampler:
         trajectory = agent.rollout(self.session.train_embeds[index], seeds, None, **how)
         with reward.whole_reference():
             result = score_without_trace(reward, trajectory.images, texts, torch.tensor(index))
-        score = finite_or_none(result.score)
         described = [describe(result, i, texts[i], seeds[i]) for i in range(len(seeds))]
         name = f"episode_{episode:06d}"
-        facts = {"episode": episode, "score": score, "kind": "sample", "prompts_of": "train"}
+        facts = {"episode": episode, "score": result.score, "kind": "sample", "prompts_of": "train"}
         facts["policy"] = agent.describe(self.session.train_embeds[index], use_ema=episode > 0, base=episode == 0)
         try:
             save_grid(self.run.images_dir / name, trajectory.images, described, columns=4, **facts)
@@ -50,7 +48,7 @@ class Sampler:
         except OSError as error:
             self.recorder.alert(f"the sample after episode {episode} could not be written ({error.strerror or error})")
             return
-        self.recorder.event("sample", episode=episode, image=f"{name}.png", score=score)
+        self.recorder.event("sample", episode=episode, image=f"{name}.png", score=result.score)
 
     def _strip(self, episode: int, index: int, described: dict[str, Any]) -> None:
         """The first image's way out of the noise."""

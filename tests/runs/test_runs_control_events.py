@@ -1,6 +1,7 @@
 """Requests and events: rubbish is refused with a reason, numbers go on, half lines vanish."""
 
 import json
+import math
 import os
 import threading
 
@@ -9,6 +10,7 @@ import pytest
 from backend.errors import InputError
 from backend.runs.control import LARGEST, pending_requests, remove_request, send_request
 from backend.runs.events import EventLog, read_events
+from backend.runs.files import write_json
 
 
 def test_requests_are_read_in_order_and_removed(tmp_path):
@@ -91,3 +93,17 @@ def test_events_wait_for_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("backend.runs.tables.os.write", real)
     log.append("alert", message="two")
     assert [e["message"] for e in read_events(tmp_path / "events.jsonl")] == ["one", "two"]
+
+
+def test_numbers_that_json_has_no_word_for_are_null_wherever_they_stand(tmp_path):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    values = {"score": math.nan, "list": [1.5, -math.inf, {"deep": (math.inf, 2)}], "text": "nan", "kept": 0.0}
+    sound = {"score": None, "list": [1.5, None, {"deep": [None, 2]}], "text": "nan", "kept": 0.0}
+    write_json(tmp_path / "status.json", values)
+    assert json.loads((tmp_path / "status.json").read_text(), parse_constant=refuse) == sound
+
+    told = EventLog(tmp_path / "events.jsonl").append("probe", **values)
+    written = json.loads((tmp_path / "events.jsonl").read_text(), parse_constant=refuse)
+    assert written == told == {**told, **sound}
