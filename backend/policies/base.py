@@ -53,13 +53,14 @@ class Policy(nn.Module, ABC):
     def action_dimension(self) -> int:
         """d_a: elements of one action."""
 
-    @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name."""
+        """Trained parameters by name: the policy's own, unless it trains the backbone's."""
+        return dict(self.named_parameters())
 
     def spread_parameters(self) -> list[nn.Parameter]:
-        """Those of `trainable` that make a spread which no state changes; TRPO steps them apart from the mean's."""
-        return []
+        """Those of `trainable` that make a spread which no state changes, by default those of its module `spread`; TRPO steps them apart from the mean's."""
+        spread = getattr(self, "spread", None)
+        return list(spread.parameters()) if isinstance(spread, nn.Module) else []
 
     @abstractmethod
     def distribution(self, transitions: Transitions) -> Gaussian:

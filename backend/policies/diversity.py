@@ -82,14 +82,6 @@ class DiversityPolicy(Policy):
         """Elements of u: one for each of the latents."""
         return math.prod(self.backbone.latent_shape)
 
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The network's and the spread's parameters."""
-        return dict(self.named_parameters())
-
-    def spread_parameters(self) -> list[nn.Parameter]:
-        """The spread's parameters."""
-        return list(self.spread.parameters())
-
     def push(self, u: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """What is added to the latents for u [m, C, H, W] where the clean estimate is `clean` [m, C, H, W]; nowhere larger than `perturbation_scale`."""
         drawn = torch.tanh(clean - clean.mean(dim=(2, 3), keepdim=True))

@@ -62,14 +62,6 @@ class SchedulerPolicy(Policy):
         """The shapes (T-1 increments with fixed ends have T-2 degrees of freedom, of which at most four are used) and one guidance value."""
         return min(SHAPES, max(0, self.config.num_inference_steps - 2)) + 1
 
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The network's and the spread's parameters."""
-        return dict(self.named_parameters())
-
-    def spread_parameters(self) -> list[nn.Parameter]:
-        """The spread's parameters."""
-        return list(self.spread.parameters())
-
     def _gaussian(self, pooled: torch.Tensor) -> Gaussian:
         mean = MEAN_GAIN * self.head(self.body(pooled))
         return Gaussian(mean, self.spread().expand(len(mean), -1))

@@ -268,7 +268,8 @@ class RewardFunction:
         count = min(len(images), max(self.config.group_size, 4))
         words = (captions or [""] * len(images))[:count]
         out = []
-        metrics = self._build_metrics(self.config.model_copy(update={"reward_mode": "difference"}))  # in single mode they would need company
+        alone = self.config.reward_mode == "single"  # such metrics need company, which there is not
+        metrics = self._build_metrics(self.config.model_copy(update={"reward_mode": "difference"})) if alone else self.metrics
         whole, _ = self._batches(images[:count], words, torch.zeros(count, dtype=torch.long))
         single, _ = self._batches(images[:1].expand(count, -1, -1, -1), words[:1] * count, torch.zeros(count, dtype=torch.long))
         for part, metric in zip(self.parts, metrics, strict=True):
