@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.config import TrainConfig, make_config, upgrade
 from backend.errors import InputError
@@ -24,15 +24,11 @@ CHUNK_PATIENCE_SECONDS = 300.0  # for the chunks of others
 FOREIGN = "this run belongs to another visitor: only its owner can steer it; start or clone one of your own"
 
 
-@dataclass(frozen=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What Start returns: the run, and the token that steers it."""
 
     run_id: str
     token: str
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((self.run_id, self.token))
 
 
 @dataclass(frozen=True)
@@ -97,14 +93,18 @@ class Manager:
         return Ticket(run.id, token)
 
     def _check(self, config: TrainConfig, owner: Owner | None) -> None:
-        from backend.training.session import check_inputs
         from backend.training.trackers import check_tracker
 
         self.limits.check_settings(config)
         self._check_place(owner)
+        self._check_inputs(config)
+        check_tracker(config)
+
+    def _check_inputs(self, config: TrainConfig) -> None:
+        from backend.training.session import check_inputs
+
         if not self.host.has_own_sessions:
             check_inputs(config, here=self.chunk is None)
-        check_tracker(config)
 
     def _check_place(self, owner: Owner | None) -> None:
         waiting = self.host.waiting() if self.chunk is None else chunks_awaited(self.store)
@@ -118,7 +118,7 @@ class Manager:
             The sentence for the person.
 
         Raises:
-            InputError: not the owner, nothing to resume, or no place in the queue.
+            InputError: not the owner, nothing to resume, no place in the queue, or a file or the device that it needs is not here.
         """
         run = self._steerable(run_id, token)
         state = self.store.effective_state(run)
@@ -131,6 +131,7 @@ class Manager:
         status = run.status()
         if state == "completed" and status.episode >= run.config.episodes:
             raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
+        self._check_inputs(run.config)
         dropped = queue_again(run)
         self._owners[run_id] = token or ""
         if self.chunk is None:

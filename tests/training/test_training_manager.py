@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import RunStore, new_owner
 from backend.runs.status import StatusWriter
+from backend.training.executors import settle
 from backend.training.lease import DeviceLease
 from backend.training.manager import Manager
 from tests.training.fake_learner import SMALL, fake_build
@@ -98,6 +100,15 @@ def test_the_owner_survives_a_restart_of_the_server_and_resumes(manager, store):
     wait_for(lambda: again.status(run_id)["episode"] > at)
     again.stop(run_id, token)
     assert again.wait_until_idle(150) and again.shutdown(150)
+
+
+def test_a_run_whose_device_is_not_here_keeps_its_state_when_it_is_resumed(store):
+    run = store.create(TrainConfig(device="cuda:99"))
+    settle(run, "stopped", "stopped after 3 episodes", error="")
+    before = run.status()
+    with pytest.raises(InputError, match="cuda:99.*choose auto or cpu") as refused:
+        Manager(store).resume(run.id)
+    assert refused.value.field == "device" and run.status() == before
 
 
 def test_settings_are_refused_before_anything_is_written(store, tmp_path):
