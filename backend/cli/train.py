@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,14 +85,10 @@ def host_existing(store: RunStore, run: Run, quiet: bool, executor: str) -> int:
 
 def host_together(store: RunStore, config: TrainConfig, quiet: bool, run_id: Callable[[], str]) -> int:
     """Train as one of several processes (torchrun, accelerate launch); returns the exit status."""
-    from backend.cli.watching import stop_on_signals
+    from backend.cli.watching import stop_on_signals, tell
     from backend.training.distributed import train_together
 
-    def observe(kind: str, content: dict[str, Any]) -> None:
-        if kind == "log" and not quiet:
-            print(content["text"].splitlines()[0] if content["text"] else "", flush=True)
-
-    return 1 if train_together(config, run_id, store.root, listen=stop_on_signals, observe=observe, executor="torchrun") == "failed" else 0
+    return 1 if train_together(config, run_id, store.root, listen=stop_on_signals, observe=partial(tell, quiet=quiet), executor="torchrun") == "failed" else 0
 
 
 def settle_settings(flags: dict[str, Any], file: Path | None, preset: str | None) -> TrainConfig:

@@ -33,16 +33,21 @@ class Watcher:
 
     def __call__(self, kind: str, content: dict[str, Any]) -> None:
         """Take one observation of the trainer."""
-        if kind == "log" and not self.quiet:
-            print(content["text"].splitlines()[0] if content["text"] else "", flush=True)
-        elif kind == "trouble":
-            print(content["message"], file=sys.stderr, flush=True)
-        elif kind == "begin":
+        tell(kind, content, self.quiet)
+        if kind == "begin":
             self._task = self._progress.add_task(self.run.id, total=content["total"], completed=content["episode"], figures="")
         elif kind == "episode" and self._task is not None:
             self._progress.update(
                 self._task, completed=content["episode"], figures=f"score {_short(content['batch_score'])} · base {_short(content['base_level'])} · {content['status']}"
             )
+
+
+def tell(kind: str, content: dict[str, Any], quiet: bool = False) -> None:
+    """Print what the trainer says: the first line of its log to standard output, unless quiet, and a disk that refuses to standard error."""
+    if kind == "log" and not quiet:
+        print(content["text"].splitlines()[0] if content["text"] else "", flush=True)
+    elif kind == "trouble":
+        print(content["message"], file=sys.stderr, flush=True)
 
 
 def _short(value: float | None) -> str:
