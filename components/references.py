@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +89,8 @@ class ReferenceLibrary:
         paths = [Path(f) for f in files]
         target = self.imported / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if len(paths) == 1 and paths[0].suffix.lower() in {".zip", ".npz"}:
-            report = import_reference(paths[0], target, size=size, name=name, drop_near=drop_near)
-            return name, report.lines()
-        with tempfile.TemporaryDirectory(prefix="craterlab-") as folder:
-            source = Path(folder) / name
-            source.mkdir()
-            for number, path in enumerate(paths):
-                plain = re.sub(r"[^A-Za-z0-9._ -]", "_", path.name).lstrip(".")[:100] or "file"
-                destination = source / plain if not (source / plain).exists() else source / f"{number:04d}_{plain}"
-                shutil.copyfile(path, destination)
-            report = import_reference(source, target, size=size, name=name, drop_near=drop_near)
+        packed = len(paths) == 1 and paths[0].suffix.lower() in {".zip", ".npz"}
+        report = import_reference(paths[0] if packed else paths, target, size=size, name=name, drop_near=drop_near)
         return name, report.lines()
 
 

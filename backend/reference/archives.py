@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -64,12 +65,15 @@ def is_clutter(name: str) -> bool:
 
 
 @contextmanager
-def open_source(path: str | Path, limits: Limits) -> Iterator[list[Member]]:
-    """The files of a folder or zip in the order of their names.
+def open_source(path: str | Path | Sequence[Path], limits: Limits) -> Iterator[list[Member]]:
+    """The files of a folder or zip, or single files, in the order of their names.
 
     Raises:
         InputError: the source is missing, neither folder nor zip, damaged, or has more files or bytes than `limits`.
     """
+    if not isinstance(path, str | Path):
+        yield _single_files(path, limits)
+        return
     path = Path(path)
     if path.is_dir():
         yield _folder_members(path, limits)
@@ -120,6 +124,12 @@ def _folder_members(root: Path, limits: Limits) -> list[Member]:
         if total > limits.total_bytes:
             raise InputError(f"{str(root)!r} holds more than {_mib(limits.total_bytes)}: name a smaller folder, or remove what is not an image")
     return sorted(members, key=lambda member: member.name)
+
+
+def _single_files(paths: Sequence[Path], limits: Limits) -> list[Member]:
+    if len(paths) > limits.files or sum(_bytes_read(path, limits) for path in paths) > limits.total_bytes:
+        raise InputError(f"{len(paths)} files are too many or too large: at most {limits.files} and {_mib(limits.total_bytes)} are read")
+    return sorted((Member(path.name, partial(_read_file, path, limits)) for path in paths), key=lambda member: member.name)
 
 
 def _bytes_read(path: Path, limits: Limits) -> int:
@@ -188,7 +198,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits
             while left > 0 and (part := file.read(min(_CHUNK, left))):
                 parts.append(part)
                 left -= len(part)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
         raise Refused(f"damaged in the archive ({error})") from error
     data = b"".join(parts)
     if len(data) != entry.file_size:

@@ -43,11 +43,16 @@ def parse_captions(data: bytes, name: str) -> dict[str, str]:
         caption = next((lowered[column] for column in CAPTION_COLUMNS if column in lowered), None)
         if not isinstance(file, str) or not isinstance(caption, str):
             raise InputError(f"captions file {name}, row {number}: needs an image name ({', '.join(FILE_COLUMNS)}) and a caption ({', '.join(CAPTION_COLUMNS)})")
-        caption = " ".join(caption.split())
+        caption = tidy(caption)
         if len(caption) > MAX_CHARACTERS:
             raise InputError(f"captions file {name}, row {number}: {len(caption)} characters, at most {MAX_CHARACTERS}: shorten it")
         captions[file.replace("\\", "/").removeprefix("./")] = caption
     return captions
+
+
+def tidy(caption: str) -> str:
+    """A caption from outside on one line, without what UTF-8 cannot write (half a surrogate pair)."""
+    return " ".join(caption.encode("utf-8", "replace").decode().split())
 
 
 def key_for(name: str, captions: dict[str, str]) -> str | None:

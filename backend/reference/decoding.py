@@ -14,6 +14,10 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MIN_SIDE = 32  # below this a crater has no visible structure left
 MAX_ASPECT = 8.0
+GDAL_NODATA, BITS_PER_SAMPLE = 42113, 258  # TIFF tags
+ISIS_SPECIAL = -1e38  # below it ISIS stores why a pixel has no value (null is -3.4e38), and GDAL's usual no-data value lies
+LOWEST_INTEGERS = (-(2**15), -(2**31))  # no-data of elevation models in signed integers
+BLANK = "blank: every pixel is the same"
 
 
 def decode_image(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
@@ -21,7 +25,8 @@ def decode_image(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
 
     EXIF rotation is applied; grey becomes three equal channels; transparent parts take the mean colour of the opaque
     ones; 16-bit, 32-bit and float images are stretched from their 0.5 and 99.5 percentiles, because their range is not
-    that of a screen (a 12-bit camera stores 0-4095 in 16 bits).
+    that of a screen (a 12-bit camera stores 0-4095 in 16 bits). What has no data (not finite, the value of GDAL's tag, ISIS's special
+    pixels, the lowest signed integer) takes the median. Colour is read with 8 bits a channel.
 
     Returns:
         The image, and remarks for the report on what was changed.
@@ -44,17 +49,25 @@ def decode_image(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
             notes.append(f"first of {image.n_frames} frames")
             image.seek(0)
         image.load()
+        deep, no_data = _has_deep_colour(image, data), _no_data(image)
         if image.getexif().get(0x0112, 1) != 1:
             notes.append("turned upright by its EXIF tag")
             image = ImageOps.exif_transpose(image)
-        pixels = _to_rgb(image, notes)
+        pixels = _to_rgb(image, notes, no_data)
+        if deep:
+            _check_depth(pixels, notes)
     except Refused:
         raise
     except Exception as error:
         raise Refused(f"damaged or of an unknown kind ({type(error).__name__}: {error})") from error
-    if pixels.min() == pixels.max():
-        raise Refused("blank: every pixel is the same")
+    if is_blank(pixels):
+        raise Refused(BLANK)
     return pixels, notes
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Whether every pixel of an image [h, w, C] has the same colour."""
+    return bool((pixels == pixels[:1, :1]).all())
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
@@ -66,9 +79,34 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         raise Refused(f"{width} x {height} pixels: longer than {MAX_ASPECT:.0f} times its width, a square crop would lose nearly all of it")
 
 
-def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+def _no_data(image: Image.Image) -> float | None:
+    """The value that a TIFF's GDAL_NODATA tag says stands where nothing was measured."""
+    tag = getattr(image, "tag_v2", {}).get(GDAL_NODATA)
+    try:
+        return None if tag is None else float(str(tag).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _has_deep_colour(image: Image.Image, data: bytes) -> bool:
+    """Whether an image of several channels has more than 8 bits in each, of which Pillow reads the upper 8."""
+    if image.format == "PNG":
+        return data[24] == 16 and data[25] in {2, 4, 6}  # IHDR: bit depth, and colour, grey with alpha or both
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
+    return len(bits) > 1 and max(bits) > 8
+
+
+def _check_depth(pixels: np.ndarray, notes: list[str]) -> None:
+    if pixels.max() < 64:
+        raise Refused(f"more than 8 bits a channel, of which the upper two are never used (brightest level {pixels.max()} of 255): stretch it, or save it as 16-bit grey")
+    notes.append("upper 8 bits of each channel taken")
+
+
+def _to_rgb(image: Image.Image, notes: list[str], no_data: float | None) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
-        return np.repeat(stretch(np.asarray(image, dtype=np.float64), notes)[..., None], 3, axis=2)
+        values = np.asarray(image, dtype=np.float64)
+        missing = (values < ISIS_SPECIAL) | np.isin(values, LOWEST_INTEGERS) if no_data is None else (values == no_data) | (values < ISIS_SPECIAL)
+        return np.repeat(stretch(np.where(missing, np.nan, values), notes)[..., None], 3, axis=2)
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         return _flatten(np.asarray(image.convert("RGBA")), notes)
     return np.asarray(image.convert("RGB"))
@@ -98,17 +136,25 @@ def stretch(values: np.ndarray, notes: list[str]) -> np.ndarray:
     """
     finite = np.isfinite(values)
     if finite.mean() < 0.5:
-        raise Refused(f"{1 - finite.mean():.0%} of its values are not finite")
-    low, middle, high = np.percentile(values[finite], [0.5, 50, 99.5])
+        raise Refused(f"{1 - finite.mean():.0%} of it has no data")
+    low, high = stretching(values[finite])
     if high <= low:
-        low, high = float(values[finite].min()), float(values[finite].max())
-    if high <= low:
-        raise Refused("blank: every pixel is the same")
+        raise Refused(BLANK)
     notes.append(f"stretched from {low:.6g}..{high:.6g}")
     if not finite.all():
         notes.append(f"{1 - finite.mean():.1%} without data: filled with the median")
-    filled = np.where(finite, values, middle)
-    return np.round(np.clip((filled - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return stretched(np.where(finite, values, np.median(values[finite])), low, high)
+
+
+def stretching(values: np.ndarray) -> tuple[float, float]:
+    """What becomes black and white: the 0.5 and 99.5 percentiles of finite values, or the extremes where these are one."""
+    low, high = np.percentile(values, [0.5, 99.5])
+    return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
+
+
+def stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values as uint8, `low` and below black, `high` and above white."""
+    return np.round(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def fit_square(pixels: np.ndarray, size: int, notes: list[str] | None = None) -> np.ndarray:

@@ -53,11 +53,13 @@ def orientations(thumb: np.ndarray) -> list[np.ndarray]:
     return turned + [np.fliplr(copy) for copy in turned]
 
 
-def near_duplicates(thumbs: list[np.ndarray]) -> list[NearDuplicate]:
+def near_duplicates(thumbs: list[np.ndarray], of_kept: bool = False) -> list[NearDuplicate]:
     """For each image the earlier image that it nearly repeats, upright, turned or mirrored.
 
     Args:
         thumbs: N results of `thumbnail`.
+        of_kept: look only among those that repeat nothing themselves, so that leaving out what is found leaves one of every kind: in a series that
+            changes slowly each image repeats the one before it, and the last has nothing of the first.
 
     Returns:
         At most one entry per image, the likest one, in the order of the images.
@@ -66,15 +68,16 @@ def near_duplicates(thumbs: list[np.ndarray]) -> list[NearDuplicate]:
         return []
     hashes = np.array([perceptual_hash(thumb) for thumb in thumbs])
     flat = np.stack([thumb.ravel() for thumb in thumbs])
-    found = []
+    found, kept = [], np.ones(len(thumbs), bool)
     for second in range(1, len(thumbs)):
         best = None
         for index, copy in enumerate(orientations(thumbs[second])):
             bits = np.bitwise_count(hashes[:second] ^ perceptual_hash(copy))
-            for first in np.flatnonzero(bits <= MAX_BITS):
+            for first in np.flatnonzero((bits <= MAX_BITS) & kept[:second]):
                 correlation = float(flat[first] @ np.ascontiguousarray(copy).ravel())
                 if correlation >= MIN_CORRELATION and (best is None or correlation > best.correlation):
                     best = NearDuplicate(int(first), second, index > 0, correlation)
         if best is not None:
             found.append(best)
+            kept[second] = not of_kept
     return found

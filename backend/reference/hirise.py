@@ -175,7 +175,7 @@ def select_craters(archive: Path, embed: Embed, count: int, size: int) -> tuple[
                 continue
             kept.append(member)
             images.append(fit_square(pixels, size))
-    repeats = {pair.second: pair.first for pair in near_duplicates([thumbnail(image) for image in images])}
+    repeats = {pair.second: pair.first for pair in near_duplicates([thumbnail(image) for image in images], of_kept=True)}
     notes += [f"left out {kept[later].name}: near duplicate of {kept[earlier].name}" for later, earlier in repeats.items()]
     single = [index for index in range(len(kept)) if index not in repeats]
     if len(single) < count:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from backend.errors import InputError
 from backend.reference.archives import Limits, Refused, is_clutter, open_source
 from backend.reference.caption_files import caption_for, is_caption_file, parse_captions, read_captions
-from backend.reference.decoding import EXTENSIONS, MIN_SIDE, decode_image, fit_square
+from backend.reference.decoding import BLANK, EXTENSIONS, MIN_SIDE, decode_image, fit_square, is_blank
 from backend.reference.duplicates import near_duplicates, thumbnail
 from backend.reference.manifest import new_reference_folder, pixel_sha256, save_png, write_manifest
 from backend.reference.numpy_archive import read_npz
@@ -59,7 +59,7 @@ def printable(name: str) -> str:
 
 
 def import_reference(
-    source: str | Path,
+    source: str | Path | Sequence[Path],
     target: str | Path,
     *,
     size: int = 128,
@@ -76,7 +76,7 @@ def import_reference(
     """Import images of any size and mode as a reference set; the target appears only when all of it is there.
 
     Args:
-        source: a folder, a .zip, or an .npz (its form: `read_npz`).
+        source: a folder, a .zip, an .npz (its form: `read_npz`), or single files.
         target: folder of the new set; files get names of our own inside it.
         size: side in pixels of the square images of the set.
         captions: CSV or JSON Lines with captions; else one named captions.csv/.jsonl or metadata.csv/.jsonl in the source.
@@ -89,22 +89,25 @@ def import_reference(
     Raises:
         InputError: the source cannot be read at all, the target may not be written, or fewer than two images are left.
     """
-    source, target, limits = Path(source), Path(target), limits or Limits()
+    target, limits = Path(target), limits or Limits()
+    source = Path(source) if isinstance(source, str | Path) else [Path(file) for file in source]
+    title = printable(source.name) if isinstance(source, Path) else f"{len(source)} files"
     if not MIN_SIDE <= size <= 2048:
         raise InputError(f"size {size} is out of bounds: images of a reference set have {MIN_SIDE} to 2048 pixels a side")
-    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+    if isinstance(source, Path) and source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(f"target {str(target)!r} lies inside the source: choose a folder outside {str(source)!r}")
     given = read_captions(captions) if captions else None
-    report = ImportReport(source.name)
+    report = ImportReport(title)
     with new_reference_folder(target, overwrite) as folder:
-        images = _from_npz(source, limits, report, given) if source.suffix.lower() == ".npz" else _from_files(source, limits, report, given, progress)
+        packed = isinstance(source, Path) and source.suffix.lower() == ".npz"
+        images = _from_npz(source, limits, report, given) if packed else _from_files(source, limits, report, given, progress)
         entries = _write_images(images, folder, size, report, drop_near)
         if len(entries) < 2:
             reasons = "; ".join(f"{printable(file)}: {reason}" for file, reason in report.refused[:3])
-            raise InputError(f"{source.name} has {len(entries)} usable images, a reference set needs at least 2" + (f" ({reasons})" if reasons else ": name a folder with images"))
+            raise InputError(f"{title}: {len(entries)} usable images, a reference set needs at least 2" + (f" ({reasons})" if reasons else ": name a folder with images"))
         if len(entries) < FEW:
             report.notes.append(f"only {len(entries)} images: rewards that estimate densities (FID, MI, COVERAGE) are poor below {FEW}")
-        header = {"name": name or source.stem, "simulated": simulated, "source": source.name, "licence": licence, "citation": citation, "size": size}
+        header = {"name": name or Path(title).stem, "simulated": simulated, "source": title, "licence": licence, "citation": citation, "size": size}
         write_manifest(folder, header, entries)
         (folder / "import_report.json").write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
     return report
@@ -122,13 +125,13 @@ def _from_npz(source: Path, limits: Limits, report: ImportReport, given: dict[st
     report.notes.extend(notes)
     for index, pixels in enumerate(images):
         name = f"{source.stem}[{index}]"
-        if pixels.min() == pixels.max():
-            report.refused.append((name, "blank: every pixel is the same"))
+        if is_blank(pixels):
+            report.refused.append((name, BLANK))
             continue
         yield name, pixels, [], (given or {}).get(name) or (captions[index] if captions else "")
 
 
-def _from_files(source: Path, limits: Limits, report: ImportReport, given: dict[str, str] | None, progress: Progress | None) -> Iterator[Found]:
+def _from_files(source: Path | Sequence[Path], limits: Limits, report: ImportReport, given: dict[str, str] | None, progress: Progress | None) -> Iterator[Found]:
     with open_source(source, limits) as members:
         captions = given if given is not None else _captions_inside(members, report)
         used = set()
@@ -157,15 +160,19 @@ def _from_files(source: Path, limits: Limits, report: ImportReport, given: dict[
 
 
 def _captions_inside(members: list, report: ImportReport) -> dict[str, str]:
-    """Captions from a file in the source itself; a faulty one is reported, and the images are imported without."""
-    captions: dict[str, str] = {}
+    """Captions from files in the source itself, each meant for its own folder first; a faulty one is reported, and the images are imported without."""
+    inside: dict[str, str] = {}
+    anywhere: dict[str, set[str]] = {}
     for member in members:
         if is_caption_file(member.name) and not is_clutter(member.name):
+            folder = PurePosixPath(member.name).parent
             try:
-                captions.update(parse_captions(member.read(), member.name))
+                for key, caption in parse_captions(member.read(), member.name).items():
+                    inside[(folder / key).as_posix()] = caption
+                    anywhere.setdefault(key, set()).add(caption)
             except (InputError, Refused) as error:
                 report.refused.append((member.name, str(error)))
-    return captions
+    return {key: next(iter(found)) for key, found in anywhere.items() if len(found) == 1} | inside
 
 
 def _write_images(images: Iterator[Found], folder: Path, size: int, report: ImportReport, drop_near: bool) -> list[dict[str, Any]]:
@@ -177,6 +184,9 @@ def _write_images(images: Iterator[Found], folder: Path, size: int, report: Impo
             continue
         seen[exact] = name
         square = fit_square(pixels, size, notes)
+        if is_blank(square):
+            report.refused.append((name, f"{BLANK} of its central square"))
+            continue
         file = f"images/image_{len(entries):04d}.png"
         save_png(square, folder / file)
         thumbs.append(thumbnail(square))
@@ -184,7 +194,7 @@ def _write_images(images: Iterator[Found], folder: Path, size: int, report: Impo
             {"file": file, "caption": caption, "sha256": pixel_sha256(square), "source": printable(name), "original_size": [pixels.shape[1], pixels.shape[0]], "notes": notes}
         )
     dropped = set()
-    for pair in near_duplicates(thumbs):
+    for pair in near_duplicates(thumbs, of_kept=drop_near):
         how = f"{'turned or mirrored, ' if pair.turned else ''}correlation {pair.correlation:.3f}"
         report.near.append((entries[pair.second]["source"], entries[pair.first]["source"], how))
         if drop_near:

@@ -78,13 +78,15 @@ def test_import_reports_refusals_and_offers_the_set(context: PageContext, tmp_pa
     rng = np.random.default_rng(3)
     files = []
     for i in range(3):
-        files.append(str(tmp_path / f"crater_{i}.png"))
+        files.append(str(tmp_path / f"kratér {i}.png"))
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(files[-1])
     files.append(str(tmp_path / "broken.png"))
     Path(files[-1]).write_bytes(b"not an image")
+    files.append(str(tmp_path / "captions.csv"))
+    Path(files[-1]).write_text("file,caption\nkratér 1.png,old\n", encoding="utf-8")
     name, lines = library.import_files(files, "my_craters", 64, False)
     assert name == "my_craters" and lines[0].startswith("3 images imported") and any("broken.png" in line for line in lines)
-    assert len(library.manifest("my_craters")["images"]) == 3
+    assert [entry["caption"] for entry in library.manifest("my_craters")["images"]] == ["", "old", ""]
     assert str(library.folder("my_craters")) in context.trusted_choices("reference")
     for bad in ("../up", "", "default", "a/b", "x" * 41):
         with pytest.raises(InputError, match="cannot be used"):

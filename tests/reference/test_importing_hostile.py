@@ -13,6 +13,7 @@ from backend.errors import InputError
 from backend.reference.archives import Limits
 from backend.reference.dataset import load_reference
 from backend.reference.importing import import_reference
+from backend.reference.numpy_archive import read_npz
 
 
 def png(seed: int, side: int = 48) -> bytes:
@@ -231,3 +232,43 @@ def test_npz_of_every_layout_gives_the_same_pictures(tmp_path, form):
     expected = np.repeat(base[..., :1], 3, -1) if form == "grey" else base
     assert np.array_equal(loaded.images, expected)
     assert loaded.captions == ["a", "b", "c", "d"]
+
+
+def test_everything_in_an_npz_is_measured_before_it_is_read(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "words.npz", images=pictures, captions=np.array(["x" * 100_000, "y"]))
+    with pytest.raises(InputError, match="2 captions of up to 100,000 characters"):
+        import_reference(tmp_path / "words.npz", tmp_path / "set")
+    np.savez(tmp_path / "twice.npz", images=pictures)
+    with zipfile.ZipFile(tmp_path / "twice.npz", "a") as archive:
+        archive.writestr("images", b"what numpy.load would have preferred")
+    with pytest.raises(InputError, match="'images' is no array"):
+        import_reference(tmp_path / "twice.npz", tmp_path / "set")
+
+
+def test_an_npz_is_converted_image_by_image(tmp_path):
+    import tracemalloc
+
+    ramp = np.linspace(1000, 5000, 128 * 128, dtype=np.uint16).reshape(1, 128, 128)
+    np.savez(tmp_path / "deep.npz", images=np.concatenate([ramp + shift for shift in np.arange(600, dtype=np.uint16)[:, None, None]]))
+    tracemalloc.start()
+    images, _, notes = read_npz(tmp_path / "deep.npz", Limits())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * (600 * 128 * 128 * 2 + images.nbytes) and notes[0].startswith("stretched from")
+    assert images[0].min() == 0 and images[-1].max() == 255 and (images[..., 0] == images[..., 2]).all()
+
+
+def test_words_and_archives_that_cannot_be_written_or_unpacked_are_lines_of_the_report(tmp_path):
+    damaged = zip_of(tmp_path / "lzma.zip", [("1.png", png(1)), ("2.png", png(2)), ("3.png", png(3))], zipfile.ZIP_LZMA)
+    data = bytearray(damaged.read_bytes())
+    at = data.index(b"2.png") + 5
+    data[at + 9 : at + 60] = bytes(51)
+    damaged.write_bytes(bytes(data))
+    report = import_reference(damaged, tmp_path / "lzma")
+    assert len(report.accepted) == 2 and "damaged in the archive" in dict(report.refused)["2.png"]
+
+    captions = b'{"file": "1.png", "caption": "old \\ud800 crater"}\n'
+    source = zip_of(tmp_path / "half.zip", [("1.png", png(1)), ("2.png", png(2)), ("metadata.jsonl", captions)])
+    import_reference(source, tmp_path / "half")
+    assert load_reference(tmp_path / "half").captions == ["old ? crater", ""]

@@ -261,3 +261,55 @@ def test_real_crops_import_cleanly(tmp_path):
     assert len(report.accepted) == images > 100
     assert all(name.endswith((".csv", ".md", ".txt", ".json")) or "duplicate" in reason for name, reason in report.refused)
     assert load_reference(tmp_path / "set").images.shape == (images, 128, 128, 3)
+
+
+def series(count: int, step: float = 3.0) -> list[np.ndarray]:
+    """Pictures of one crater under a light that wanders: each nearly repeats the one before it, the last has nothing of the first."""
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+    bowl = np.exp(-4 * (x**2 + y**2))
+    angles = np.deg2rad(step * np.arange(count))
+    return [np.repeat((128 + 100 * bowl * (x * np.cos(a) + y * np.sin(a)) * 2).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for a in angles]
+
+
+def test_a_slow_series_is_thinned_and_not_dropped_down_to_one(tmp_path):
+    images = series(40)
+    thumbs = [thumbnail(image) for image in images]
+    assert len(near_duplicates(thumbs)) > 30
+    kept = sorted(set(range(40)) - {pair.second for pair in near_duplicates(thumbs, of_kept=True)})
+    assert len(kept) > 4 and not near_duplicates([thumbs[i] for i in kept])
+    (tmp_path / "series").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "series" / f"{number:02d}.png")
+    assert len(import_reference(tmp_path / "series", tmp_path / "set", drop_near=True).accepted) == len(kept)
+
+
+def test_one_colour_is_blank_whatever_its_channels(tmp_path):
+    with pytest.raises(Refused, match="blank"):
+        decode(encoded(Image.new("RGB", (64, 64), (200, 120, 60)), "PNG"))
+    wide = np.full((64, 128, 3), 90, np.uint8)
+    wide[:, :20] = 10
+    (tmp_path / "wide").mkdir()
+    for number, image in enumerate([wide, picture(1), picture(2)]):
+        Image.fromarray(image).save(tmp_path / "wide" / f"{number}.png")
+    report = import_reference(tmp_path / "wide", tmp_path / "set")
+    assert report.refused == [("0.png", "blank: every pixel is the same of its central square")]
+
+
+def test_captions_of_two_folders_stay_in_their_folders(tmp_path):
+    for place, folder in enumerate(("train", "test")):
+        (tmp_path / "both" / folder).mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(picture(10 * place + number)).save(tmp_path / "both" / folder / f"{number:04d}.png")
+        (tmp_path / "both" / folder / "metadata.jsonl").write_text("".join(f'{{"file_name": "{n:04d}.png", "text": "{folder} {n}"}}\n' for n in range(2)))
+    report = import_reference(tmp_path / "both", tmp_path / "set")
+    assert load_reference(tmp_path / "set").captions == ["test 0", "test 1", "train 0", "train 1"] and not report.notes[1:]
+
+
+def test_single_files_keep_their_names_and_their_captions(tmp_path):
+    files = [tmp_path / name for name in ("krater_ä.png", "x 1.png", "captions.csv")]
+    for number, file in enumerate(files[:2]):
+        Image.fromarray(picture(number)).save(file)
+    files[2].write_text("file,caption\nkrater_ä.png,old\nx 1.png,young\n", encoding="utf-8")
+    report = import_reference(files, tmp_path / "set")
+    assert load_reference(tmp_path / "set").captions == ["old", "young"] and report.source == "3 files"
+    assert [item["source"] for item in report.accepted] == ["krater_ä.png", "x 1.png"]
