@@ -21,6 +21,7 @@ from components.pictures import write_pngs
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 SHOWN_SIDE = 384
+PAIRS_SECONDS = 900  # drawn pairs are kept so long after their page was closed; 64 of 512 pixels are a hundred megabytes
 
 
 class CompareTab:
@@ -39,7 +40,7 @@ class CompareTab:
             self.draw = gr.Button("Draw test prompts with both", elem_id="compare-draw", size="md")
             self.evaluate = gr.Button("Evaluate this checkpoint", elem_id="compare-evaluate", size="md")
         self.answer = gr.HTML(elem_id="compare-answer", elem_classes="plain-html")
-        self.pairs = gr.State(None)
+        self.pairs = gr.State(None, time_to_live=PAIRS_SECONDS)
         self.neighbours = gr.HTML(elem_id="compare-neighbours", elem_classes="plain-html")
         gr.HTML('<h2 class="section-title">Base against tuned <small>same prompt, same seed; drag the line</small></h2>', elem_classes="plain-html")
         with gr.Row(equal_height=False):

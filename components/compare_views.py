@@ -116,15 +116,16 @@ def map_figure(run: Run, pairs: Pairs, reference: np.ndarray, captions: list[str
     from backend.analysis.feature_figures import feature_map
 
     side = pairs.tuned.shape[1]
-    pictures = {pairs.base_title: (pairs.base, pairs.prompts), pairs.tuned_title: (pairs.tuned, pairs.prompts), "reference": (same_size(reference, side), captions)}
+    some = same_size(reference[:MOST_ON_MAP], side)  # before anything is measured: an imported set may have thousands
+    pictures = {pairs.base_title: (pairs.base, pairs.prompts), pairs.tuned_title: (pairs.tuned, pairs.prompts), "reference": (some, captions)}
     names = {"base": pairs.base_title, "tuned": pairs.tuned_title, "reference": "reference", "ceiling": "obedient and fully diverse (renders)"}
     stored = judge_features(run) if pairs.near is not None else None
     groups = {names[k]: v[:MOST_ON_MAP] for k, v in stored.items() if k in names} if stored else {name: plain_features(images) for name, (images, _) in pictures.items()}
     figure = feature_map(groups, method)
     for trace, name in zip(figure["data"], groups, strict=True):
         images, words = pictures.get(name, ((), ()))
-        custom = [[data_address(image, PREVIEW, 80), f"{name}: {words[i] if i < len(words) else ''}"] for i, image in enumerate(images)]
-        trace["customdata"] = custom[: len(trace["x"])] + [None] * (len(trace["x"]) - len(custom))
+        custom = [[data_address(image, PREVIEW, 80), f"{name}: {words[i] if i < len(words) else ''}"] for i, image in enumerate(images[: len(trace["x"])])]
+        trace["customdata"] = custom + [None] * (len(trace["x"]) - len(custom))
         trace["hovertemplate"] = text(name) + "<extra></extra>"
         trace["name"] = text(name)
     figure["layout"].pop("title", None)

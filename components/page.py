@@ -16,11 +16,12 @@ from components.generate_tab import GenerateTab
 from components.live_chart import plotly_file
 from components.login import read_accounts
 from components.markup import note
-from components.reference_tab import ReferenceTab
+from components.reference_tab import ReferenceTab, scene
 from components.runs_tab import RunsTab
 from components.theme import ASSETS, asset, script, stylesheet, theme
 from components.train_tab import TrainTab
 
+SESSIONS = 300  # page loads that are remembered: Gradio keeps some 0.6 MiB for each, and by default ten thousand of them
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -56,18 +57,11 @@ def build(context: PageContext) -> gr.Blocks:
         runs_page.select(runs.refresh, None, runs.lists, queue=False, **PRIVATE)
         compare_page.select(compare.enter, [view, compare.run], compare.run, queue=False, **PRIVATE)
         reference_page.select(reference.show, reference.which, [reference.summary, reference.spread], **PRIVATE)
-        reference_page.select(reference_draw, None, reference.render_outputs, inputs_kwargs=reference.render_inputs, **PRIVATE)
+        reference_page.select(scene, None, reference.scene_outputs, inputs_kwargs=reference.scene_inputs, **PRIVATE)
         page.load(_arrive(context), visitor, [view, visitor, train.monitor.parts["choice"]], queue=False, **PRIVATE)
         page.load(reference.offer, None, reference.lists, queue=False, **PRIVATE)
         Endpoints(context).register()
     return page
-
-
-def reference_draw(**values: Any) -> Any:
-    """The first rendered crater when the tab opens."""
-    from components.reference_tab import draw
-
-    return draw(**values)
 
 
 def _arrive(context: PageContext) -> Any:
@@ -97,6 +91,7 @@ def launch_settings(context: PageContext) -> dict[str, Any]:
         "blocked_paths": [str(Path(p).resolve()) for p in (context.store.root, context.settings.auth) if p],
         "favicon_path": str(ASSETS / "favicon.svg"),
         "ssr_mode": False,
+        "state_session_capacity": SESSIONS,
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": "512mb",

@@ -10,7 +10,7 @@ import numpy as np
 from backend.config import EXTRACTORS
 from backend.errors import InputError
 from backend.reference.captions import caption
-from backend.reference.renderer import INTERIORS, KINDS, RIMS, TERRAINS, VIEWS, CraterParameters, render
+from backend.reference.renderer import INTERIORS, KINDS, RIMS, TERRAINS, VIEWS, render, sample_parameters
 from components.context import PageContext
 from components.drawing import reference_features
 from components.live_chart import figure
@@ -25,7 +25,7 @@ SLIDERS = {
     "sun_azimuth": (0.0, 360.0, 180.0, "Sun azimuth", "degrees, where the light comes from"),
     "sun_elevation": (5.0, 85.0, 35.0, "Sun elevation", "degrees above the horizon"),
     "colour": (0.0, 1.0, 0.6, "Colour", "0 grey, 1 red"),
-    "small_craters": (0.0, 40.0, 12.0, "Small craters", "expected number in the frame"),
+    "small_craters": (0.0, 90.0, 12.0, "Small craters", "expected number in the frame"),
     "infill": (0.0, 0.9, 0.2, "Infill", "flat floor / crater radius"),
     "ejecta": (0.0, 1.0, 0.6, "Ejecta", "strength of the blanket's texture"),
 }
@@ -115,10 +115,10 @@ class ReferenceTab:
             with gr.Column(scale=2, min_width=260):
                 picture = gr.Image(label="Rendered, not photographed", format="png", height=360, interactive=False, elem_id="rendered", buttons=["download"])
                 words_shown = gr.HTML(elem_id="rendered-caption", elem_classes="plain-html")
-        inputs = {**words, **sliders, "seed": seed}
-        self.render_inputs, self.render_outputs = inputs, [picture, words_shown]
-        triggers = [w.input for w in words.values()] + [s.release for s in sliders.values()] + [seed.input]
-        gr.on(triggers, draw, None, self.render_outputs, inputs_kwargs=inputs, trigger_mode="always_last", **PRIVATE)
+        self.scene_inputs, self.scene_outputs = {**words, "seed": seed}, [*sliders.values(), picture, words_shown]
+        gr.on([w.input for w in self.scene_inputs.values()], scene, None, self.scene_outputs, inputs_kwargs=self.scene_inputs, trigger_mode="always_last", **PRIVATE)
+        held = {**words, **sliders, "seed": seed}
+        gr.on([s.release for s in sliders.values()], draw, None, [picture, words_shown], inputs_kwargs=held, trigger_mode="always_last", **PRIVATE)
 
     def _build_import(self) -> None:
         about = "Images of any size, a .zip of them, or an .npz with an array of images. The report names every file that was refused, and why."
@@ -147,11 +147,25 @@ class ReferenceTab:
         return report, gr.Dropdown(choices=list(self.library.sets()), value=made), self.offer()[1]
 
 
-def draw(seed: float | None = 0, **values: Any) -> tuple[np.ndarray | None, str]:
-    """One simulated crater, uint8 [256, 256, 3], and its caption or what to mend."""
+def scene(seed: float | None = 0, **words: str) -> tuple[Any, ...]:
+    """What words and seed ask for: a value for each slider, for words act through depth, light, age and the like, then as `draw`."""
     try:
-        parameters = CraterParameters(**values)
-        image = render(parameters, int(seed or 0) % 2**31, SIDE)
+        drawn = sample_parameters(np.random.default_rng(_seed(seed)), **words)
+    except InputError as error:
+        return (*[gr.skip()] * len(SLIDERS), None, note(str(error), "warn"))
+    values = [round(min(max(getattr(drawn, name), low), high), 2) for name, (low, high, *_) in SLIDERS.items()]
+    return (*values, *draw(seed, **words, **dict(zip(SLIDERS, values, strict=True))))
+
+
+def draw(seed: float | None = 0, **values: Any) -> tuple[np.ndarray | None, str]:
+    """One simulated crater, uint8 [256, 256, 3], with these parameters and others that agree with them, and its caption or what to mend."""
+    try:
+        parameters = sample_parameters(np.random.default_rng(_seed(seed)), **values)
+        image = render(parameters, _seed(seed), SIDE)
     except InputError as error:
         return None, note(str(error), "warn")
     return image, f'<div class="caption">Caption: {text(caption(parameters))} <span class="tag tag-accent">simulated</span></div>'
+
+
+def _seed(value: float | None) -> int:
+    return int(value or 0) % 2**31

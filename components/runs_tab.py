@@ -170,7 +170,7 @@ class RunsTab:
 
         try:
             paths = write_report(self._run(choice), scratch_folder())
-        except InputError as error:
+        except (InputError, OSError) as error:
             return gr.skip(), note(str(error), "warn")
         return gr.File(value=[str(p) for p in paths], visible=True), ""
 

@@ -30,16 +30,18 @@ const draw = async () => {
   if (!given.title) layout.margin = { ...baseLayout().margin, b: 64, ...(given.title === undefined && given.margin ? { l: given.margin.l } : {}), t: 14 };
   if (layout.showlegend === false) layout.margin.b = 44;
   await P.react(div, value.data.map((t) => recolour(JSON.parse(JSON.stringify(t)))), layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ['lasso2d', 'select2d'] });
-  if (!div.dataset.hover) { div.dataset.hover = '1'; div.on('plotly_hover', showPicture); }
+  if (!div.dataset.hover) { div.dataset.hover = '1'; div.on('plotly_hover', showPicture); div.on('plotly_unhover', hidePicture); }
 };
 const showPicture = (event) => {
   const picture = event.points[0] && event.points[0].customdata;
   const frame = element.querySelector('.figure-picture');
-  if (!frame || !Array.isArray(picture)) return;
+  if (!frame) return;
+  if (!Array.isArray(picture)) { hidePicture(); return; }  // a point whose picture was not kept
   frame.querySelector('img').src = picture[0];
   frame.querySelector('figcaption').textContent = picture[1] || '';
   frame.hidden = false;
 };
+const hidePicture = () => { const frame = element.querySelector('.figure-picture'); if (frame) frame.hidden = true; };
 new ResizeObserver(() => { if (window.craterPlotly && div._fullLayout && div.clientWidth > 0) window.craterPlotly.then((P) => P.Plots.resize(div)); }).observe(div);
 onThemeChange(draw);
 watch('value', draw);

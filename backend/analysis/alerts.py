@@ -54,7 +54,7 @@ def change(values: Sequence[float], window: int, level: float = LEVEL) -> tuple[
 
 
 def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[float]], group_size: int) -> Alert | None:
-    """Diversity up while a guard is down, each beyond its interval, over the last 256 training images.
+    """Diversity up while a guard is down, each beyond its interval, from the first 256 training images to the last.
 
     Images of a group are not independent, so the unit is the episode's mean; at least eight episodes are compared.
 
@@ -76,7 +76,7 @@ def reward_hacking(diversity: Sequence[float], guards: Mapping[str, Sequence[flo
         return None
     words = " and ".join(f"{name} fell by {-result[0]:.3g}" for name, result in fallen.items())
     message = (
-        f"Reward hacking: over the last {window} episodes diversity rose by {gain:.3g} while {words}, beyond what chance explains. "
+        f"Reward hacking: between the first and the last {window} episodes diversity rose by {gain:.3g} while {words}, beyond what chance explains. "
         "Raise the KL to base, the quality or the prompt-relevance weight, or go back to an earlier checkpoint."
     )
     return Alert("reward_hacking", message, {"diversity": gain, **{name: result[0] for name, result in fallen.items()}})
@@ -106,7 +106,7 @@ def plateau(scores: Sequence[float], probed: Sequence[float] = (), least: int = 
     if len(scores) < least or result.state == LEARNING:
         return None
     at = plateau_episode(scores)
-    at = None if at is None else before + at
+    at = None if at is None else before + at + 1  # episodes count from 1
     since = f" since about episode {at}" if at is not None else ""
     message = (
         f"{result.state}: the score has not risen{since} (slope {result.slope:.2g} per episode, 95 % interval {result.low:.2g} to {result.high:.2g}). "

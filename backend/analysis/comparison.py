@@ -28,7 +28,8 @@ def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = F
     Args:
         runs: the runs.
         column: which curve.
-        relative: subtract each run's base level, so that runs with different bases can share an axis.
+        relative: subtract each run's base level under the guidance and reference of the time, so that runs with different bases can share an axis; a run without one
+            is left out.
 
     Raises:
         InputError: no run, or more than six.
@@ -36,14 +37,27 @@ def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = F
     _check(runs)
     traces = []
     for index, run in enumerate(runs):
-        data = columns(run, "policy_updates", ["episode", column, "base_level"])
+        data = columns(run, "policy_updates", ["episode", column, "base_level", "trend_from"])
         values = data.get(column)
         if not present(values):
             continue
-        if relative and present(data.get("base_level")):
-            values = values - latest(data["base_level"])
+        if relative:
+            if not present(data.get("base_level")):
+                continue
+            values = values - _base_levels(data)
         traces.append(line(f"{run.config.mode} {run.config.metric} ({run.id})", data["episode"], smooth(values), index))
     return {"data": traces, "layout": layout("Runs overlaid", column.replace("_", " ") + (" minus base" if relative else ""))}
+
+
+def _base_levels(data: dict[str, np.ndarray]) -> np.ndarray:
+    """The base's level [n] that each episode compares with: the newest under its own guidance and share of the reference set."""
+    levels, since = data["base_level"], np.nan_to_num(data.get("trend_from", np.zeros(0)))
+    if len(since) != len(levels):
+        return np.full(len(levels), latest(levels))
+    found = np.empty(len(levels))
+    for start in np.unique(since):
+        found[since == start] = latest(levels[since == start])
+    return found
 
 
 def config_diff(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -149,8 +149,9 @@ def plateau_episode(scores: Sequence[float]) -> int | None:
     if broken > min(_bic(_residual_sum(t, y), n, 2), _bic(float(((y - y.mean()) ** 2).sum()), n, 1)) - 6:
         return None
     before = float(np.polyfit(np.minimum(t, tau), y, 1)[0])
-    after, low, _ = slope_interval(y[t >= tau])
-    level = low <= 0 or after / (t[1] - t[0]) < 0.1 * before
+    _, low, _ = slope_interval(y[t >= tau])
+    after = float(np.polyfit(t[t >= tau], y[t >= tau], 1)[0])  # per episode: means over bins need not be equally far apart
+    level = low <= 0 or after < 0.1 * before
     return int(round(tau)) if before > 0 and level else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -96,17 +95,16 @@ def evolution(run: Run, method: Literal["pca", "tsne"] = "tsne") -> Figure:
     return figure
 
 
-def sample_grid(run: Run, path: Path, images: int = 6, episodes: int = 8) -> Path | None:
-    """Write one picture: a row for each of up to `episodes` recorded episodes, the same seeds in each column.
+def sample_grid(run: Run, images: int = 6, episodes: int = 8) -> Image.Image | None:
+    """One picture: a row for each of up to `episodes` recorded episodes, the same seeds in each column.
 
     Args:
         run: the run.
-        path: PNG to write.
         images: columns.
         episodes: rows.
 
     Returns:
-        The path, or None where nothing was sampled yet.
+        The picture, or None where nothing was sampled yet.
     """
     rows = [(sample.episode, tiles(sample.png, sample.read())[:images]) for sample in spread_samples(run, episodes)]
     if not rows:
@@ -119,6 +117,4 @@ def sample_grid(run: Run, path: Path, images: int = 6, episodes: int = 8) -> Pat
         pen.text((6, row * (height + gap) + height // 2), f"episode {episode}", fill="black")
         for column, picture in enumerate(pictures):
             sheet.paste(Image.fromarray(picture), (label + column * (width + gap), row * (height + gap)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    return sheet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import math
 import re
@@ -106,8 +107,8 @@ def figures_of(run: Run) -> dict[str, Figure]:
     return {name: figure for name, figure in found.items() if figure["data"]}
 
 
-def _picture(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
+def _picture(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
     return f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
@@ -127,12 +128,17 @@ def page_of(title: str, parts: list[str], figures: dict[str, Figure]) -> str:
 
 
 def report_html(run: Run) -> str:
-    """The whole report as one HTML document that needs no network."""
+    """The whole report as one HTML document that needs no network; nothing is written into the run."""
     parts = []
     for title, rows, head in sections(run):
         parts += [f"<h2>{html.escape(title)}</h2>", html_table(rows, head)]
-    pictures = [(sample_grid(run, run.plots_dir / "samples.png"), "The same seeds through the episodes"), (run.path / "evaluation.png", "Base above tuned, same prompt and seed")]
-    parts += [_picture(path, caption) for path, caption in pictures if path is not None and path.is_file()]
+    grid, judged = sample_grid(run), run.path / "evaluation.png"
+    if grid is not None:
+        buffer = io.BytesIO()
+        grid.save(buffer, "PNG")
+        parts.append(_picture(buffer.getvalue(), "The same seeds through the episodes"))
+    if judged.is_file() and not judged.is_symlink():  # a run from elsewhere must not carry a file of this machine into its report
+        parts.append(_picture(judged.read_bytes(), "Base above tuned, same prompt and seed"))
     return page_of(f"Run {run.id}", parts, figures_of(run))
 
 

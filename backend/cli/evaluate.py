@@ -144,8 +144,9 @@ def plot(
         _write(folder / f"{name}.json", json.dumps(figure))
         if png:
             typer.echo(f"wrote {write_png(figure, folder / f'{name}.png')}")
-    if grid := sample_grid(found, folder / "samples.png"):
-        typer.echo(f"wrote {grid}")
+    if grid := sample_grid(found):
+        grid.save(folder / "samples.png")
+        typer.echo(f"wrote {folder / 'samples.png'}")
     show("Summary", [[key.replace("_", " "), value] for key, value in convergence(found).items()], ["What", "Value"])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from backend.analysis import alerts, comparison, figures, report
+from backend.analysis import alerts, comparison, convergence, figures, report
 from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.runs import TABLES
@@ -21,6 +22,17 @@ def test_overlay_subtracts_the_base(make_run):
     assert figure["data"][1]["y"] == pytest.approx([0.5] * 30)
     with pytest.raises(InputError, match="1 to 6"):
         comparison.overlay([run] * 7)
+
+
+def test_a_base_is_compared_with_what_was_scored_under_the_same_guidance(make_run, monkeypatch):
+    later = np.arange(30) >= 20
+    data = {"episode": np.arange(30.0), "batch_score": np.where(later, 0.9, 0.4), "base_level": np.where(later, 0.8, 0.2), "trend_from": np.where(later, 21.0, 1.0)}
+    data["base_level"][:3], data["base_level"][20:22] = np.nan, np.nan
+    monkeypatch.setattr(comparison, "columns", lambda *args: data)
+    drawn = comparison.overlay([make_run()], relative=True)["data"][0]["y"]
+    assert drawn[:20] == pytest.approx([0.2] * 20) and drawn[-1] == pytest.approx(0.1, abs=0.02)
+    data["base_level"] = np.full(30, np.nan)
+    assert comparison.overlay([make_run()], relative=True)["data"] == [], "a run without a base's level has no place on that axis"
 
 
 def test_config_diff_names_only_what_differs(make_run):
@@ -93,6 +105,7 @@ def test_reward_hacking_needs_both_a_rise_and_a_fall():
     alert = alerts.reward_hacking(up, {"precision": down, "adherence": level}, 16)
     assert alert.kind == "reward_hacking"
     assert "precision fell" in alert.message
+    assert "between the first and the last 16 episodes" in alert.message
     assert "adherence" not in alert.numbers
     assert alerts.reward_hacking(up, {"precision": level}, 16) is None
     assert alerts.reward_hacking(level, {"precision": down}, 16) is None
@@ -118,6 +131,7 @@ def test_plateau_alert_names_the_episode():
     t = np.arange(200)
     scores = 0.02 * np.minimum(t, 60) + np.random.default_rng(3).normal(size=200) * 0.1
     assert alerts.plateau(scores).numbers["episode"] == pytest.approx(60, abs=10)
+    assert alerts.plateau(scores).numbers["episode"] == convergence.plateau_episode(scores) + 1, "episodes count from 1"
     assert alerts.plateau(scores, before=25).numbers["episode"] == alerts.plateau(scores).numbers["episode"] + 25
     assert alerts.plateau(scores[:30]) is None
     assert alerts.plateau(0.02 * t) is None
@@ -143,6 +157,19 @@ def test_reward_hacking_is_found_in_a_runs_own_tables(make_run):
     table.append({"episode": i, "batch_score": v, "sample_diversity": v, "component_quality": -v + 0.1 * noise[i, 1]} for i, v in enumerate(rising))
     found = alerts.of_run(run)
     assert [alert.kind for alert in found] == ["reward_hacking"] and found[0].numbers["quality"] < 0 < found[0].numbers["diversity"]
+
+
+def test_a_report_leaves_the_run_as_it_was_and_follows_no_link(make_run, tmp_path):
+    run, secret = make_run(), tmp_path / "secret.png"
+    secret.write_bytes(b"not for others")
+    run.plots_dir.mkdir(exist_ok=True)
+    for link in (run.plots_dir / "samples.png", run.path / "evaluation.png"):
+        link.symlink_to(secret)
+    before = sorted(run.path.rglob("*"))
+    page, _ = report.write_report(run, tmp_path / "elsewhere")
+    assert sorted(run.path.rglob("*")) == before and secret.read_bytes() == b"not for others"
+    found = page.read_text()
+    assert "The same seeds through the episodes" in found and base64.b64encode(b"not for others").decode() not in found
 
 
 def test_report_is_self_contained_and_escapes_everything(make_run):

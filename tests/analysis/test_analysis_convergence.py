@@ -104,6 +104,14 @@ def test_lines_have_no_plateau(slope):
     assert sum(episode is not None for episode in found) <= 1
 
 
+@pytest.mark.parametrize("count", [399, 600, 800])
+def test_a_slower_rise_is_no_plateau_whatever_the_bins(count):
+    """Above 400 scores the search works on means over bins, which need not hold equally many."""
+    generator, t = np.random.default_rng(7), np.arange(count)
+    scores = 0.02 * np.minimum(t, count // 3) + 0.003 * np.maximum(t - count // 3, 0)
+    assert sum(plateau_episode(scores + generator.normal(size=count) * 0.1) is not None for _ in range(10)) == 0
+
+
 def test_plateau_in_a_very_long_run():
     t = np.arange(10_000)
     assert plateau_episode(np.minimum(t, 3000) * 1e-3 + np.random.default_rng(6).normal(size=10_000) * 0.1) == pytest.approx(3000, abs=100)

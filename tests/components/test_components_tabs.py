@@ -19,7 +19,7 @@ from components.compare_tab import CompareTab
 from components.context import PageContext
 from components.form import widget
 from components.generate_tab import GenerateTab
-from components.reference_tab import ReferenceTab
+from components.reference_tab import SLIDERS, ReferenceTab, draw, scene
 from tests.components.fake_run import write_fake_run
 
 
@@ -97,8 +97,23 @@ def test_an_edited_seed_redraws_the_rendered_crater(context: PageContext) -> Non
     with gr.Blocks() as page:
         tab = ReferenceTab(context, context.references)
         tab.build(widget("reference", context, context.default_values()["reference"]))
-    (drawn,) = [event for event in page.fns.values() if event.outputs == tab.render_outputs]
-    assert {(tab.render_inputs[name]._id, "input") for name in ("view", "seed")} <= set(drawn.targets)
+    (drawn,) = [event for event in page.fns.values() if event.outputs == tab.scene_outputs]
+    assert {(tab.scene_inputs[name]._id, "input") for name in ("view", "seed")} <= set(drawn.targets)
+
+
+def test_a_rendered_crater_shows_what_its_caption_says() -> None:
+    def shown(**words: str) -> tuple[dict[str, float], np.ndarray, str]:
+        *values, image, said = scene(3, **words)
+        return dict(zip(SLIDERS, values, strict=True)), image, said
+
+    words = {"view": "aerial", "kind": "bowl", "terrain": "smooth plains", "rims": "sharp", "interiors": "layered walls"}
+    for name, word, slider, sign in (("kind", "infilled", "infill", 1), ("rims", "worn", "freshness", -1), ("interiors", "shadowed interiors", "sun_elevation", -1)):
+        before, plain, _ = shown(**words)
+        after, other, said = shown(**{**words, name: word})
+        assert sign * (after[slider] - before[slider]) > 0.1 and (plain != other).mean() > 0.3 and (word in said or name == "kind"), name
+    values, image, _ = shown(**words)
+    assert (draw(3, **words, **values)[0] == image).all()
+    assert draw(3, **words, **{**values, "freshness": 0.0})[0].std() < 0.85 * image.std(), "age flattens a crater, whatever the word"
 
 
 def test_an_imported_set_can_be_chosen_in_the_form_at_once_and_after_a_reload(context: PageContext, tmp_path: Path) -> None:
