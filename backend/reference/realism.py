@@ -93,7 +93,8 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
 def feature_distance(images: np.ndarray, real: np.ndarray, dims: int = 48, count: int = 110, draws: int = 10) -> dict[str, float]:
     """Fréchet distance of images [N, s, s] to real ones [M, s, s] on EfficientNet-Lite0 block 10, standardised by the real set and projected on its first `dims` components.
 
-    Mean and standard deviation over `draws` subsets of `count` images, and the same between random halves of the real set."""
+    Mean and standard deviation over `draws`: `distance` of subsets of `count` images to the whole real set, `floor` between random halves of the real set, and
+    `beside_floor` of as many images as a half has to a half. A distance shrinks with the number of images, so only the last two compare."""
     import torch
 
     from backend.features.load import load_extractor
@@ -108,12 +109,14 @@ def feature_distance(images: np.ndarray, real: np.ndarray, dims: int = 48, count
     axes = np.linalg.svd((real_rows - mean) / std, full_matrices=False)[2][:dims].T
     real_rows, rows = (real_rows - mean) / std @ axes, (rows - mean) / std @ axes
     rng = np.random.default_rng(0)
-    distances = [frechet(rows[rng.permutation(len(rows))[:count]], real_rows) for _ in range(draws)]
-    halves = []
+    found: dict[str, list[float]] = {"distance": [frechet(rows[rng.permutation(len(rows))[:count]], real_rows) for _ in range(draws)], "floor": [], "beside_floor": []}
+    half = len(real_rows) // 2
     for _ in range(draws):
         order = rng.permutation(len(real_rows))
-        halves.append(frechet(real_rows[order[: len(order) // 2]], real_rows[order[len(order) // 2 :]]))
-    return {"distance": float(np.mean(distances)), "distance_std": float(np.std(distances)), "floor": float(np.mean(halves)), "floor_std": float(np.std(halves))}
+        found["floor"].append(frechet(real_rows[order[:half]], real_rows[order[half:]]))
+        found["beside_floor"].append(frechet(rows[rng.permutation(len(rows))[:half]], real_rows[order[half:]]))
+    figures = {name: float(np.mean(values)) for name, values in found.items()} | {f"{name}_std": float(np.std(values)) for name, values in found.items()}
+    return figures | {"components": axes.shape[1]}
 
 
 def summary(images: np.ndarray) -> dict[str, Any]:
@@ -172,7 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     distance = numbers["feature_distance"]
-    line = f"{args.sensor}: distance {distance['distance']:.0f} ± {distance['distance_std']:.0f}, halves of the real set {distance['floor']:.0f} ± {distance['floor_std']:.0f}"
+    said = {name: f"{distance[name]:.0f} ± {distance[f'{name}_std']:.0f}" for name in ("distance", "beside_floor", "floor")}
+    line = f"{args.sensor}: distance {said['distance']}; with as many as half the real set {said['beside_floor']}, between its halves {said['floor']}"
     draw_figure(real, rendered, line, args.out)
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     print(line)
