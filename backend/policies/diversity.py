@@ -67,7 +67,7 @@ class DiversityPolicy(Policy):
     learns_std = True
     # Its noise is thirty times narrower than the diffusion's, so nats are a thousandfold. At 1000 the penalty ended the learning, at 4000 precision was
     # paid (docs/results/trials.md).
-    kl_unit = 2500.0
+    kl_unit = 4000.0
 
     def __init__(self, config: TrainConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
