@@ -85,11 +85,11 @@ def test_renders_are_near_real_crops(tmp_path, sensor, folder, limit):
 
 
 def test_the_floor_stands_beside_a_distance_of_as_many_images(monkeypatch):
-    """Of one and the same distribution: a distance of more images is smaller, so only equal numbers compare."""
+    """Of one and the same distribution: a distance of more images is smaller, so only equal numbers compare (and roughly: the axes are the real set's own)."""
     monkeypatch.setattr("backend.features.load.load_extractor", lambda name: lambda images: images[:, 0].flatten(1))
     rng = np.random.default_rng(1)
     found = realism.feature_distance(rng.normal(size=(220, 8, 8)), rng.normal(size=(110, 8, 8)))
-    assert found["beside_floor"] == pytest.approx(found["floor"], rel=0.15) and found["distance"] < 0.75 * found["floor"]
+    assert found["beside_floor"] == pytest.approx(found["floor"], rel=0.3) and found["distance"] < 0.5 * found["floor"]
     assert found["components"] == 48 and realism.feature_distance(rng.normal(size=(60, 8, 8)), rng.normal(size=(40, 8, 8)), count=40)["components"] == 40
 
 
