@@ -120,7 +120,7 @@ class TrainConfig(BaseModel):
         10.0,
         "PPO",
         "KL early stop (nats)",
-        "An update ends early when the exact KL to the old policy per denoising step exceeds this; times 2500 for DIVERSITY_POLICY, whose noise is thirty times narrower.",
+        "An update ends early when the exact KL to the old policy per denoising step exceeds this; times 4000 for DIVERSITY_POLICY, whose noise is thirty times narrower.",
         gt=0,
         le=1e6,
     )
@@ -143,7 +143,7 @@ class TrainConfig(BaseModel):
         0.02, "Exploration", "KL to base", "Start value of the penalty that holds the policy near the base model; 0 switches it off.", live=True, ge=0, le=1000
     )
     kl_base_target_nats: float = setting(
-        20.0, "Exploration", "KL to base, target (nats)", "The penalty's coefficient is adapted toward this KL per denoising step (DIVERSITY_POLICY: times 2500).", gt=0, le=1e6
+        20.0, "Exploration", "KL to base, target (nats)", "The penalty's coefficient is adapted toward this KL per denoising step (DIVERSITY_POLICY: times 4000).", gt=0, le=1e6
     )
 
     # Policy

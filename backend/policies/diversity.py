@@ -65,8 +65,8 @@ class DiversityPolicy(Policy):
 
     default_clip_nats = 50.0
     learns_std = True
-    # Its noise is thirty times narrower than the diffusion's, so nats are a thousandfold. At 1000 the penalty ended the learning, at 4000 precision was
-    # paid (docs/results/trials.md).
+    # Its noise is thirty times narrower than the diffusion's, so nats are a thousandfold. With units of 1000 it was the penalty that ended the learning
+    # (docs/results/trials.md).
     kl_unit = 4000.0
 
     def __init__(self, config: TrainConfig, backbone: Backbone) -> None:

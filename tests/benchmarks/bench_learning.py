@@ -5,7 +5,8 @@
     python -m tests.benchmarks.bench_learning --table               # the tables from what is done
 
 Policies train 200 episodes on 3 seeds (SCHEDULER_POLICY, which has few degrees of freedom, 100); base and tuned model then
-draw 1,024 images each of the test prompts at the same seeds. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY), `constant` the
+draw 1,024 images each of the test prompts at the same seeds, for DIVERSITY_POLICY 4,096: what it may cost in precision is less
+than 1,024 images can tell. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY), `constant` the
 best of them on the images that policies are scored by; `trivial` lets the judges choose the
 best constant guidance under the same guards; `attainable` is what a perfect denoiser would close, for the autoencoder
 loses the rest. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
@@ -45,6 +46,7 @@ SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
 EPISODES = MappingProxyType({"LORA_UNET": 200, "DIVERSITY_POLICY": 200, "SCHEDULER_POLICY": 100})
 ABLATION_EPISODES = 60
 IMAGES, SCORED, ABLATION_IMAGES, GRID_IMAGES = 1024, 256, 256, 128
+TIMES_IMAGES = MappingProxyType({"DIVERSITY_POLICY": 4})
 TRIVIAL = (3.0, 6.0, 9.0, 10.5, 12.0, 15.0)  # below 7.5 the embedded model blurs, and judges find less variety: both sides are searched
 ABLATIONS = MappingProxyType(
     {
@@ -138,10 +140,15 @@ def frozen_base(config: TrainConfig, chosen: Namespace) -> tuple[Backbone, str]:
     return backbone, model
 
 
+def judged_images(name: str, chosen: Namespace) -> int:
+    """Images each of base and tuned model that an arm of this name is judged by; the first of more are those of fewer."""
+    return chosen.images * TIMES_IMAGES.get(name, 1) if name in MODES else min(chosen.images, ABLATION_IMAGES)
+
+
 def judge_base(config: TrainConfig, chosen: Namespace, images: int | None = None) -> Base:
-    """The base model on its stage; `images` fewer than those of published figures are for ablations."""
+    """The base model on its stage, judged by so many images; by default those of published figures."""
     backbone, model = frozen_base(config, chosen)
-    protocol = protocol_for(config, min(chosen.images, images or chosen.images))
+    protocol = protocol_for(config, images or chosen.images)
     stage = set_stage(config, protocol, str(resolve_device(chosen.device)))
     drawn = base_images(config, protocol, backbone, model)
     return Base(protocol, stage, backbone, model, drawn, stage.judges.measure(drawn))
@@ -153,11 +160,12 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     frozen_base(config, chosen)  # before an hour of training, not after it
     code = git_revision()
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
-    facts = {"name": arm.partition(":")[0], "seed": config.seed, "command": command, "commit": code, "settings": config.model_dump()}
-    return {**facts, **curve_facts(run), **judge_policy(config, newest_policy(run), chosen, None if arm in MAIN else ABLATION_IMAGES)}
+    name = arm.partition(":")[0]
+    facts = {"name": name, "seed": config.seed, "command": command, "commit": code, "settings": config.model_dump()}
+    return {**facts, **curve_facts(run), **judge_policy(config, newest_policy(run), chosen, judged_images(name, chosen))}
 
 
-def judge_policy(config: TrainConfig, policy: Path, chosen: Namespace, images: int | None) -> dict[str, Any]:
+def judge_policy(config: TrainConfig, policy: Path, chosen: Namespace, images: int) -> dict[str, Any]:
     """The raw gain of a saved policy, and what the judges say; `images` as in `judge_base`."""
     base = judge_base(config, chosen, images)
     tuned = tuned_images(config, policy, base.protocol, base.model, chosen.device)
@@ -175,7 +183,7 @@ def judge_mixture(chosen: Namespace) -> dict[str, Any]:
     policy = mix_checkpoints([newest_policy(run) for run in runs], folder / "mixture").parent
     facts = {"name": "mixture", "commit": git_revision(), "settings": configs[0].model_dump()}
     facts["seconds_per_episode"] = float(np.mean([curve_facts(run)["seconds_per_episode"] for run in runs]))
-    return {**facts, **judge_policy(configs[0], policy, chosen, ABLATION_IMAGES)}
+    return {**facts, **judge_policy(configs[0], policy, chosen, judged_images("mixture", chosen))}
 
 
 def raw_gain(config: TrainConfig, chosen: Namespace, protocol: Protocol, base: np.ndarray, tuned: np.ndarray) -> dict[str, Any]:
@@ -248,7 +256,7 @@ def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
     runs = [completed_run(config, chosen.runs / "learning" / f"{mode}_{config.seed}") for config in configs]
     if None in runs:
         return ((read(folder / "summary.json") or {}).get("together") or {}).get(mode)
-    base = judge_base(configs[0], chosen)
+    base = judge_base(configs[0], chosen, judged_images(mode, chosen))
     tuned = [base.stage.judges.measure(tuned_images(config, newest_policy(run), base.protocol, base.model, chosen.device)) for config, run in zip(configs, runs, strict=True)]
     return judge(base.stage, base.seen, tuned)
 

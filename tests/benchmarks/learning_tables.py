@@ -21,8 +21,8 @@ from backend.evaluation.group_score import GROUP
 from tests.benchmarks.common import arm_results, machine_line, write
 
 MODES = ("LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY")
-ABLATED = """All arms are scored by the default reward on test prompts, whatever they were trained on, with 256 images each of base and tuned model (those of the policies above are
-1,024). Not every reward and credit can be differentiated: an arm on sampled credit differs from `default` in the estimator too. Compare it with `sampled-credit`,
+ABLATED = """All arms are scored by the default reward on test prompts, whatever they were trained on, with 256 images each of base and tuned model (more for the
+policies above). Not every reward and credit can be differentiated: an arm on sampled credit differs from `default` in the estimator too. Compare it with `sampled-credit`,
 and one without a twin (any credit but the difference reward's) with `prompt-baseline`. `mixture` is the average of what the two seeds of `default` learned."""
 LEARNED_BY = 50  # the original's policies were flat from here on
 
@@ -55,6 +55,7 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     head = [
         "Policy",
         "Seed",
+        "Images",
         "Raw score, base",
         "tuned",
         "z",
@@ -71,7 +72,7 @@ def seeds_table(results: Mapping[str, dict[str, Any]]) -> list[str]:
     for arm in (results[name] for name in results if results[name].get("name") in MODES):
         verdict, raw = arm["verdict"], arm["raw"]
         adherence = between(verdict["adherence"]["relative"], 100, " %") if verdict["adherence"].get("relative") else "–"
-        cells = [arm["name"], arm["seed"], f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", rise(arm["after_50"]), arm["state"]]
+        cells = [arm["name"], arm["seed"], f"{arm['images']:,}", f"{raw['base']:.4f}", f"{raw['tuned']:.4f}", f"{raw['z']:.1f}", rise(arm["after_50"]), arm["state"]]
         why = [between(row_of(verdict, begins), 100, " %") for begins in ("… readings follow", "… readings vary")]
         cells += [between(verdict["gap"].get("lite2"), 100, " %"), between(row_of(verdict, "Precision")), adherence, *why, f"{arm['minutes']:.0f} min"]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import make_config
+from backend.config import TrainConfig, make_config
 from backend.errors import InputError
+from backend.evaluation.protocol import protocol_for
 from tests.benchmarks import bench_endurance, bench_learning, bench_page, bench_speed, limits
 from tests.benchmarks.common import RESULTS, read
 from tests.benchmarks.learning_tables import ablation_table, row_of, share_of_constant, write_tables
@@ -51,6 +52,16 @@ def test_a_table_never_trains(copy: Path, tmp_path: Path) -> None:
     chosen = Namespace(results=copy, runs=tmp_path / "none", device="cpu", images=read(copy / "learning" / "frozen.json")["images"], set=[])
     assert bench_learning.judge_together("LORA_UNET", chosen) == read(copy / "learning" / "summary.json")["together"]["LORA_UNET"]
     assert not chosen.runs.exists()
+
+
+def test_more_images_begin_with_those_of_fewer() -> None:
+    """DIVERSITY_POLICY is judged by four times as many: its base's images are those of the other policies, and more."""
+    chosen = Namespace(images=64)
+    counts = {name: bench_learning.judged_images(name, chosen) for name in ("LORA_UNET", "DIVERSITY_POLICY", "default", "mixture")}
+    assert counts == {"LORA_UNET": 64, "DIVERSITY_POLICY": 256, "default": 64, "mixture": 64}
+    assert bench_learning.judged_images("default", Namespace(images=1024)) == 256
+    few, many = (protocol_for(TrainConfig(), counts[name]) for name in ("LORA_UNET", "DIVERSITY_POLICY"))
+    assert (many.seeds[:64], many.captions[:64], many.guidance) == (few.seeds, few.captions, few.guidance)
 
 
 def test_an_arm_names_its_settings_and_its_code() -> None:
@@ -95,5 +106,5 @@ def test_the_mixture_is_judged_from_its_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(bench_learning, "curve_facts", lambda run: {"seconds_per_episode": 1.0})
     monkeypatch.setattr(bench_learning, "mix_checkpoints", lambda folders, target: target / "pytorch_lora_weights.safetensors")
     monkeypatch.setattr(bench_learning, "judge_policy", lambda config, policy, *rest: judged.append(policy) or {})
-    assert bench_learning.judge_mixture(Namespace(set=[], runs=tmp_path))["name"] == "mixture"
+    assert bench_learning.judge_mixture(Namespace(set=[], runs=tmp_path, images=1024))["name"] == "mixture"
     assert judged == [tmp_path / "learning" / "mixture"]

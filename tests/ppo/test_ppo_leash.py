@@ -19,8 +19,8 @@ def test_kl_over_the_target_ends_the_update(bench):
 def test_limits_count_in_the_policys_own_unit(bench):
     """Noise thirty times narrower than the diffusion's: the same move costs a thousand times the nats, so limits are wider."""
     pushed, adapted = (bench(mode=mode, kl_base_coef=0.02, target_kl_nats=10.0).agent._settings(6) for mode in ("DIVERSITY_POLICY", "LORA_UNET"))
-    assert (pushed.target_kl, adapted.target_kl) == (25000.0, 10.0)
-    assert (pushed.kl_base_coef, adapted.kl_base_coef) == pytest.approx((0.02 / 2500, 0.02))
+    assert (pushed.target_kl, adapted.target_kl) == (40000.0, 10.0)
+    assert (pushed.kl_base_coef, adapted.kl_base_coef) == pytest.approx((0.02 / 4000, 0.02))
     held = bench(mode="DIVERSITY_POLICY", kl_base_coef=0.02, kl_base_target_nats=1e-9, learning_rate=0.01)
     held.episode(0)
     assert 0.02 < held.agent.kl_base_coef.value < 0.023
