@@ -48,7 +48,7 @@ class Agent:
     def __init__(self, config: TrainConfig, backbone: Backbone, policy: Policy) -> None:
         self.config, self.backbone, self.policy = config, backbone, policy
         if config.gradient_checkpointing:
-            backbone.unet.enable_gradient_checkpointing()
+            backbone.save_memory()
         if config.attention_slicing:
             backbone.unet.set_attention_slice("auto")
         self.optimiser = torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=config.adam_eps)
