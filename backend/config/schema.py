@@ -243,7 +243,12 @@ class TrainConfig(BaseModel):
         "auto", "Hardware", "Executor", "Train in a thread of the page or in a child process; auto takes the thread for the embedded model."
     )
     device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "Hardware", "Precision", "Weights of the frozen base; latents and log-probs are fp32 always.")
+    precision: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        "Hardware",
+        "Precision",
+        "Weights of the frozen base; latents and log-probs are fp32 always. On a GPU fp16 halves the memory; bf16 rounds eight times as coarsely, and guidance amplifies that to nats of KL: it costs trust region.",
+    )
     threads: int = setting(0, "Hardware", "CPU threads", "Torch threads; 0 takes all cores. Recorded, since results depend on it in the last bit.", ge=0, le=1024)
     micro_batch: int = setting(
         0, "Hardware", "Micro-batch", "(Image, step) pairs replayed at once; 0 takes as many as a minibatch has images. Smaller needs less memory.", ge=0, le=4096
