@@ -32,7 +32,6 @@ class Backbone:
         latent_shape: (C, H, W).
         alphas_cumprod: float64 [levels].
         prediction_type: `epsilon`, `v_prediction` or `sample`.
-        clip_range: predicted clean latents are cut to plus or minus this; 0 for no cut.
         null_embedding: [L, E] of the empty prompt.
         source: the folder or hub id it was loaded from.
     """
@@ -45,7 +44,6 @@ class Backbone:
     latent_shape: tuple[int, int, int]
     alphas_cumprod: torch.Tensor
     prediction_type: str
-    clip_range: float
     device: torch.device
     dtype: torch.dtype
     source: str
@@ -168,7 +166,8 @@ def backbone_from_pipeline(pipe: Any, device: torch.device | str, dtype: torch.d
     """
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    # Another sampler's file may not say either, and DDIM's own defaults are those of models of pixels: latents are never cut, and the last step ends at the first level.
+    scheduler = DDIMScheduler.from_config({"set_alpha_to_one": False, **pipe.scheduler.config}, clip_sample=False)
     if scheduler.config.thresholding:
         raise InputError(f"base_model {source!r} uses dynamic thresholding, which has no Gaussian step: choose another base model", field="base_model")
     unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
@@ -187,7 +186,6 @@ def backbone_from_pipeline(pipe: Any, device: torch.device | str, dtype: torch.d
         latent_shape=(unet.config.in_channels, height, width),
         alphas_cumprod=scheduler.alphas_cumprod.to(torch.float64).to(device),
         prediction_type=scheduler.config.prediction_type,
-        clip_range=float(scheduler.config.clip_sample_range) if scheduler.config.clip_sample else 0.0,
         device=torch.device(device),
         dtype=dtype,
         source=source,

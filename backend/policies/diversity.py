@@ -94,7 +94,7 @@ class DiversityPolicy(Policy):
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
         """Deterministic DDIM, then in the window the push."""
         backbone = self.backbone
-        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type)
         following = denoise(clean, epsilon, state.alpha_prev)
         if not state.trained:
             return StepOutcome(following)

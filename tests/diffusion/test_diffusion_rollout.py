@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,22 @@ def test_deterministic_images_are_those_of_the_stock_pipeline(folder, guidance):
     expected = stock(PROMPTS, num_inference_steps=10, guidance_scale=guidance, latents=noise, eta=0.0, output_type="pt").images
     ours = draw(backbone, [3, 4, 5], backbone.encode(PROMPTS), deterministic=True, guidance_scale=guidance).images
     assert (ours - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "PNDMScheduler", "DDPMScheduler"])
+def test_a_pipeline_of_another_sampler_is_drawn_by_the_same_ddim_steps(tiny_pipeline, tmp_path, name):
+    import diffusers
+
+    ddim, other = diffusers.DDIMScheduler.from_pretrained(tiny_pipeline, subfolder="scheduler").config, shutil.copytree(tiny_pipeline, tmp_path / "other")
+    fresh = getattr(diffusers, name)(**{key: ddim[key] for key in ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset")})
+    fresh.save_pretrained(other / "scheduler")  # as a person saves it: what it does not know is not in its file
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
+    images = []
+    for path in (tiny_pipeline, other):
+        backbone = load_backbone(path)
+        images.append(draw(backbone, [3, 4, 5], backbone.encode(PROMPTS), deterministic=True).images)
+    assert torch.equal(*images)
 
 
 @pytest.mark.parametrize("mode", ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"])
