@@ -242,7 +242,7 @@ class TrainConfig(BaseModel):
     executor: Literal["auto", "thread", "process"] = setting(
         "auto", "Hardware", "Executor", "Train in a thread of the page or in a child process; auto takes the thread for the embedded model."
     )
-    device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32",
         "Hardware",
