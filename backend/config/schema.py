@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     metric: str = setting("MMD_VENDI", "Run", "Reward", "The set reward that the policy maximises.", options="metric")
     episodes: int = setting(200, "Run", "Episodes", "Number of episodes; each draws one group of images and updates the policy once.", ge=1, le=1_000_000)
     seed: int = setting(0, "Run", "Seed", "Every random number of the run follows from it.", ge=0, le=2**31 - 1)
-    base_model: str = setting("assets/models/crater-tiny", "Run", "Base model", "Folder or hub id of a diffusers Stable-Diffusion-type pipeline.", trusted=True)
+    base_model: str = setting("assets/models/crater-tiny", "Run", "Base model", "Folder or hub id of a pipeline like Stable Diffusion 1.x and 2.x (not SDXL).", trusted=True)
     train_prompts: str = setting("assets/prompts/train.txt", "Run", "Training prompts", "Text file with one prompt a line.", trusted=True)
     test_prompts: str = setting("assets/prompts/test.txt", "Run", "Test prompts", "Text file with prompts that are never trained on; probes and evaluation use them.", trusted=True)
     reference: str = setting("reference_data", "Run", "Reference set", "Folder of the reference images with their manifest.", trusted=True)

@@ -1,4 +1,4 @@
-"""The frozen diffusion model: any Stable-Diffusion-type pipeline folder or hub id that diffusers can load."""
+"""The frozen diffusion model: a pipeline folder or hub id of the kind of Stable Diffusion 1 and 2, conditioned by text alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from backend.diffusion.kernel import PREDICTIONS
 from backend.diffusion.schedule import Schedule, stock_schedule
 from backend.errors import InputError
 
@@ -158,11 +159,27 @@ def _check_folder(folder: Path) -> dict[str, str]:
     return variant
 
 
+def _check_kind(pipe: Any, prediction_type: str, source: str) -> None:
+    """InputError for a pipeline whose UNet cannot be called with latents, time and text alone (SDXL, inpainting, ...), or whose output no step here understands."""
+    unet, latents = pipe.unet.config, pipe.vae.config.latent_channels
+    found = []
+    if not unet.in_channels == unet.out_channels == latents:
+        found.append(f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, the autoencoder's latents have {latents}")
+    if unet.addition_embed_type not in (None, "text") or unet.encoder_hid_dim_type not in (None, "text_proj"):
+        found.append(f"its UNet wants more than a text ({unet.addition_embed_type or unet.encoder_hid_dim_type})")
+    if unet.class_embed_type is not None or unet.num_class_embeds is not None:
+        found.append("its UNet wants a class or a noise level of the input")
+    if prediction_type not in PREDICTIONS:
+        found.append(f"it predicts {prediction_type!r}, not {', '.join(PREDICTIONS)}")
+    if found:
+        raise InputError(f"base_model {source!r} cannot be trained: {'; '.join(found)}. Give a text-to-image pipeline like Stable Diffusion 1.x or 2.x", field="base_model")
+
+
 def backbone_from_pipeline(pipe: Any, device: torch.device | str, dtype: torch.dtype, source: str) -> Backbone:
     """Freeze the parts of a loaded StableDiffusionPipeline.
 
     Raises:
-        InputError: the sampler's settings have no DDIM counterpart here.
+        InputError: the sampler's settings have no DDIM counterpart here, or the model needs more than latents, time and text.
     """
     from diffusers import DDIMScheduler
 
@@ -170,6 +187,7 @@ def backbone_from_pipeline(pipe: Any, device: torch.device | str, dtype: torch.d
     scheduler = DDIMScheduler.from_config({"set_alpha_to_one": False, **pipe.scheduler.config}, clip_sample=False)
     if scheduler.config.thresholding:
         raise InputError(f"base_model {source!r} uses dynamic thresholding, which has no Gaussian step: choose another base model", field="base_model")
+    _check_kind(pipe, scheduler.config.prediction_type, source)
     unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
     for part in (unet, vae, text_encoder):
         part.to(device).eval().requires_grad_(False)

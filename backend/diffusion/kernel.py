@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 LOG_2PI = math.log(2 * math.pi)
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def _per_element(values: torch.Tensor) -> torch.Tensor:

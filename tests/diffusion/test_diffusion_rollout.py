@@ -139,6 +139,34 @@ def test_missing_folder_folder_without_pipeline_and_without_weights_are_refused(
         load_backbone(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"in_channels": 9}, "takes 9 channels and gives 4, the autoencoder's latents have 4"),  # inpainting
+        ({"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}, "more than a text .text_time"),  # SDXL
+        ({"encoder_hid_dim": 8, "encoder_hid_dim_type": "image_proj"}, "more than a text .image_proj"),  # Kandinsky 2.2
+        ({"num_class_embeds": 10}, "a class or a noise level"),  # the upscaler
+        ({"class_embed_type": "timestep"}, "a class or a noise level"),
+    ],
+)
+def test_a_model_that_wants_more_than_text_is_refused_when_it_is_loaded(tiny_pipeline, tmp_path, changed, said):
+    from diffusers import UNet2DConditionModel
+
+    other = shutil.copytree(tiny_pipeline, tmp_path / "other")
+    config = UNet2DConditionModel.load_config(tiny_pipeline, subfolder="unet")
+    UNet2DConditionModel.from_config(config, **changed).save_pretrained(other / "unet")
+    with pytest.raises(InputError, match=f"cannot be trained: .*{said}.*1.x or 2.x"):
+        load_backbone(other)
+
+
+def test_a_model_whose_output_no_step_understands_is_refused_when_it_is_loaded(tiny_pipeline, tmp_path):
+    other = shutil.copytree(tiny_pipeline, tmp_path / "other")
+    path = other / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "flow_prediction"}))
+    with pytest.raises(InputError, match="predicts 'flow_prediction', not epsilon"):
+        load_backbone(other)
+
+
 @pytest.mark.parametrize("kind", ["kl", "tiny"])
 def test_reconstruction_is_what_diffusers_autoencoder_gives(tmp_path: Path, kind: str) -> None:
     backbone = load_backbone(make_tiny_pipeline(tmp_path / kind, vae=kind))
