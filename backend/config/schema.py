@@ -254,7 +254,12 @@ class TrainConfig(BaseModel):
         0, "Hardware", "Micro-batch", "(Image, step) pairs replayed at once; 0 takes as many as a minibatch has images. Smaller needs less memory.", ge=0, le=4096
     )
     gradient_checkpointing: bool = setting(False, "Hardware", "Gradient checkpointing", "Recompute activations in the backward pass: less memory, a third slower.")
-    attention_slicing: bool = setting(False, "Hardware", "Attention slicing", "Compute attention in slices: less memory, slower.")
+    attention_slicing: bool = setting(
+        False,
+        "Hardware",
+        "Attention slicing",
+        "The autoencoder meets one image at a time: less memory, slower. The UNet is not sliced: torch's attention needs less memory than slices do in training.",
+    )
     clear_cache_every: int = setting(10, "Hardware", "Clear cache every", "Episodes between releases of the accelerator's cached memory; 0 never.", ge=0, le=1_000_000)
 
     @property

@@ -35,6 +35,7 @@ class Backbone:
         prediction_type: `epsilon`, `v_prediction` or `sample`.
         null_embedding: [L, E] of the empty prompt.
         source: the folder or hub id it was loaded from.
+        sliced: the autoencoder meets one image at a time.
     """
 
     unet: Any
@@ -49,6 +50,7 @@ class Backbone:
     dtype: torch.dtype
     source: str
     null_embedding: torch.Tensor = None
+    sliced: bool = False
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -57,8 +59,8 @@ class Backbone:
         return factor * self.latent_shape[1], factor * self.latent_shape[2]
 
     def images_within(self, pixels: int) -> int:
-        """How many images have together at most so many pixels; at least one."""
-        return max(1, pixels // math.prod(self.image_size))
+        """How many images have together at most so many pixels; at least one, and no more where they are sliced."""
+        return 1 if self.sliced else max(1, pixels // math.prod(self.image_size))
 
     @property
     def _coded_at_once(self) -> int:

@@ -49,8 +49,7 @@ class Agent:
         self.config, self.backbone, self.policy = config, backbone, policy
         if config.gradient_checkpointing:
             backbone.save_memory()
-        if config.attention_slicing:
-            backbone.unet.set_attention_slice("auto")
+        backbone.sliced = config.attention_slicing
         self.optimiser = torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=config.adam_eps)
         self.critic = self.critic_optimiser = None
         if config.advantage == "gae":

@@ -71,6 +71,19 @@ def test_a_full_size_decoder_meets_few_images_at_once(bench, monkeypatch, device
     assert met == differentiated
 
 
+def test_slicing_is_that_of_the_autoencoder(bench, monkeypatch):
+    plain, sliced = (bench(attention_slicing=on) for on in (False, True))
+    kinds = [{type(p) for p in b.agent.backbone.unet.attn_processors.values()} for b in (plain, sliced)]
+    assert kinds[0] == kinds[1]  # diffusers' slices of the UNet's attention need more memory in a backward pass, not less
+    backbone, met = sliced.agent.backbone, []
+    decode = backbone.vae.decode
+    monkeypatch.setattr(backbone.vae, "decode", lambda latents: met.append(len(latents)) or decode(latents))
+    latents = torch.randn(5, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(backbone.decode(latents), plain.agent.backbone.decode(latents), atol=1e-5)
+    pathwise._through_decoder(backbone, latents, torch.zeros(5, 3, *backbone.image_size))
+    assert met == [1] * 10
+
+
 def test_checkpointing_reaches_the_decoder_and_leaves_the_gradient(bench):
     plain, saving = (bench(**SETTINGS, gradient_checkpointing=on) for on in (False, True))
     vae = saving.agent.backbone.vae
