@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -128,7 +130,7 @@ def load_backbone(path_or_id: str | Path, device: torch.device | str = "cpu", dt
         dtype: of the frozen weights; latents and log-probs are float32 always.
 
     Raises:
-        InputError: the folder is missing, is no pipeline, holds no safetensors weights, or its sampler cannot be used.
+        InputError: the folder is missing, is no pipeline, holds no safetensors weights, or cannot be trained here; or the hub id is neither cached nor within reach.
     """
     folder = Path(path_or_id)
     kwargs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "safety_checker": None, "requires_safety_checker": False}
@@ -136,15 +138,25 @@ def load_backbone(path_or_id: str | Path, device: torch.device | str = "cpu", dt
         kwargs |= _check_folder(folder)
     elif str(path_or_id).count("/") != 1 or str(path_or_id)[0] in "./~" or Path(folder.parts[0]).is_dir():
         raise InputError(f"base_model {str(path_or_id)!r}: no such folder; run `make base-model`, or name a diffusers pipeline folder or hub id", field="base_model")
+    return backbone_from_pipeline(_load_pipeline(str(path_or_id), kwargs, folder.is_dir()), device, dtype, str(path_or_id))
+
+
+def _load_pipeline(name: str, kwargs: dict[str, Any], here: bool) -> Any:
+    """The StableDiffusionPipeline of a folder that is here, or of a hub id, whose files may all be the half-precision ones."""
     from diffusers import StableDiffusionPipeline
 
     try:
         with LOADING:
-            pipe = StableDiffusionPipeline.from_pretrained(str(path_or_id), **kwargs)
+            return StableDiffusionPipeline.from_pretrained(name, **kwargs)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"base_model {str(path_or_id)!r} cannot be loaded ({reason}): give a complete diffusers pipeline with safetensors weights", field="base_model") from error
-    return backbone_from_pipeline(pipe, device, dtype, str(path_or_id))
+        if not here:
+            with suppress(OSError, ValueError, KeyError), LOADING:
+                return StableDiffusionPipeline.from_pretrained(name, variant="fp16", **kwargs)
+        reason = shorten(str(error), 200, placeholder=" …")
+        if here:
+            raise InputError(f"base_model {name!r} cannot be loaded ({reason}): give a complete diffusers pipeline with safetensors weights", field="base_model") from error
+        remedy = f"go online once (`hf download {name}`), check the id and your access to it, or name a folder"
+        raise InputError(f"base_model {name!r} is no folder here and cannot be loaded from the hub ({reason}): {remedy}", field="base_model") from error
 
 
 def _check_folder(folder: Path) -> dict[str, str]:

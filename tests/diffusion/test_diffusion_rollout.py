@@ -139,6 +139,32 @@ def test_missing_folder_folder_without_pipeline_and_without_weights_are_refused(
         load_backbone(tmp_path)
 
 
+def test_a_hub_id_out_of_reach_names_its_remedies_in_whole_words():
+    with pytest.raises(InputError) as caught:
+        load_backbone("nobody/no-such-model")
+    said = str(caught.value)
+    assert "is no folder here" in said and "`hf download nobody/no-such-model`" in said and "check the id and your access" in said and "name a folder" in said
+    reason = said.split("hub (", 1)[1].split("): go online")[0]
+    whole = " ".join(str(caught.value.__cause__).split())
+    assert whole == reason or (reason.endswith(" …") and whole.startswith(reason[:-1]))  # cut after a word
+
+
+def test_a_hub_id_with_half_precision_files_only_is_loaded(tiny_pipeline, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    pipe, asked = StableDiffusionPipeline.from_pretrained(tiny_pipeline), []
+
+    def hub(name: str, variant: str | None = None, **kwargs):
+        asked.append((name, variant))
+        if variant is None:
+            raise OSError("no file named diffusion_pytorch_model.safetensors")
+        return pipe
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", hub)
+    assert load_backbone("someone/half").source == "someone/half"
+    assert asked == [("someone/half", None), ("someone/half", "fp16")]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
