@@ -91,6 +91,13 @@ def test_more_steps_than_levels_is_refused():
         stock_schedule(DDIMScheduler(**SD), 1001)
 
 
+def test_as_many_steps_as_levels_do_not_fit_behind_an_offset():
+    with pytest.raises(InputError, match="num_inference_steps 1000: .*begin at noise level 1000, and the last is 999; give 1 to 999"):
+        stock_schedule(DDIMScheduler(**SD, timestep_spacing="leading", steps_offset=1), 1000)
+    assert len(stock_schedule(DDIMScheduler(**SD, timestep_spacing="leading", steps_offset=1), 999).timesteps) == 999
+    assert len(stock_schedule(DDIMScheduler(**SD, timestep_spacing="trailing"), 1000).timesteps) == 1000
+
+
 def test_fractional_alpha_is_exact_on_levels_monotone_between_and_halves_log_snr():
     table = DDIMScheduler(**SD).alphas_cumprod.double()
     assert torch.equal(alpha_at(table, torch.arange(1000)), table)
