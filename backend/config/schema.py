@@ -253,7 +253,9 @@ class TrainConfig(BaseModel):
     micro_batch: int = setting(
         0, "Hardware", "Micro-batch", "(Image, step) pairs replayed at once; 0 takes as many as a minibatch has images. Smaller needs less memory.", ge=0, le=4096
     )
-    gradient_checkpointing: bool = setting(False, "Hardware", "Gradient checkpointing", "Recompute activations in the backward pass: less memory, a third slower.")
+    gradient_checkpointing: bool = setting(
+        False, "Hardware", "Gradient checkpointing", "Recompute activations of UNet and autoencoder in the backward pass: less memory, a third slower."
+    )
     attention_slicing: bool = setting(
         False,
         "Hardware",
