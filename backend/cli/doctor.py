@@ -17,7 +17,9 @@ from backend.errors import InputError
 
 app = typer.Typer()
 GIB = 2**30
-SMALL = {"prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_start": 0, "window_size": 2}
+NUDGE = 1e-5  # a hundredth of Adam's first step: what it does to a policy is rounding, in fp32 a millionth of a nat
+ROUNDED_SHARE = 0.1  # of the KL that ends an update: rounding alone may take no more of it
+SMALL = {"prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_start": 2, "window_size": 2}
 
 
 @app.command("doctor")
@@ -25,11 +27,12 @@ def doctor(
     base_model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id (default: the embedded model).")] = None,
     reference: Annotated[str | None, typer.Option(help="Folder of the reference set.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, as the run will have it.")] = "fp32",
     train_prompts: Annotated[str | None, typer.Option(help="File of training prompts.")] = None,
     measure_costs: Annotated[bool, typer.Option("--measure-costs", help="Instead, measure the constants of the cost model on this machine and keep them.")] = False,
 ) -> None:
-    """Check environment, device, memory, reference set, model, gradient flow and ratio = 1, each by name."""
-    given = {"base_model": base_model, "reference": reference, "device": device, "train_prompts": train_prompts}
+    """Check environment, device, memory, reference set, model, gradient flow, ratio = 1 and what rounding costs, each by name."""
+    given = {"base_model": base_model, "reference": reference, "device": device, "precision": precision, "train_prompts": train_prompts}
     if measure_costs:
         from backend.training.measure import write_costs
 
@@ -48,15 +51,25 @@ def run_checks(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
         began = time.monotonic()
         try:
             line = check(config, memory)
-        except KeyError as error:
-            line, passed = f"not checked: needs the check {error} before it", False
-        except (InputError, OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
-            line, passed = " ".join(str(error).split())[:300], False
+        except Exception as error:  # whatever a library says of this machine is a finding, and the other checks go on
+            kind = "" if isinstance(error, (InputError, AssertionError)) else f"{type(error).__name__}: "
+            line, passed = kind + " ".join(str(error).split())[:300], False
         else:
             passed = True
         sound = sound and passed
         say(f"{'ok  ' if passed else 'FAIL'} {name}: {line} ({time.monotonic() - began:.1f} s)")
     return sound
+
+
+def _needed(memory: dict[str, Any], check: str) -> Any:
+    """What an earlier check left.
+
+    Raises:
+        InputError: it did not get that far.
+    """
+    if check not in memory:
+        raise InputError(f"not checked: needs the check {check!r} before it")
+    return memory[check]
 
 
 def _environment(config: TrainConfig, memory: dict[str, Any]) -> str:
@@ -112,7 +125,7 @@ def _prompts(config: TrainConfig, memory: dict[str, Any]) -> str:
 def _model(config: TrainConfig, memory: dict[str, Any]) -> str:
     from backend.training.session import build_session
 
-    memory["session"] = session = build_session(config)
+    memory["model"] = session = build_session(config)
     backbone = session.agent.backbone
     millions = sum(p.numel() for p in backbone.unet.parameters()) / 1e6
     return f"{config.base_model}: UNet of {millions:.1f} M parameters, latents {tuple(backbone.latent_shape)}, {backbone.prediction_type}"
@@ -123,10 +136,10 @@ def _rollout(config: TrainConfig, memory: dict[str, Any]) -> str:
 
     from backend.training.seeds import choose_group
 
-    session = memory["session"]
+    session = _needed(memory, "model")
     index, seeds = choose_group(config, len(session.train_prompts), 1)
-    memory["index"] = index
-    memory["trajectory"] = trajectory = session.agent.rollout(session.train_embeds[index], seeds, 1)
+    trajectory = session.agent.rollout(session.train_embeds[index], seeds, 1)
+    memory["rollout"] = index, trajectory
     again = session.agent.rollout(session.train_embeds[index], seeds, 1)
     assert torch.isfinite(trajectory.images).all(), "the model draws values that are not finite: use precision fp32"
     assert torch.equal(trajectory.images, again.images), "the same seeds gave other images: results on this device cannot be repeated exactly"
@@ -136,19 +149,38 @@ def _rollout(config: TrainConfig, memory: dict[str, Any]) -> str:
 def _ratio(config: TrainConfig, memory: dict[str, Any]) -> str:
     import torch
 
-    trajectory, agent = memory["trajectory"], memory["session"].agent
-    transitions = trajectory.transitions(torch.arange(len(trajectory.seeds)))
-    log_prob, _, _ = agent.policy.evaluate(transitions)
-    worst = float((torch.exp(log_prob - transitions.log_prob) - 1).abs().max().detach())
+    (_, trajectory), agent = _needed(memory, "rollout"), _needed(memory, "model").agent
+    worst = 0.0
+    for step in range(trajectory.steps):  # a batch of the rollout's shape: other shapes take other kernels, which round otherwise (TF32 by 1e-3)
+        transitions = trajectory.transitions(torch.arange(len(trajectory)), torch.tensor([step], device=trajectory.log_probs.device))
+        with torch.no_grad():
+            log_prob, _, _ = agent.policy.evaluate(transitions)
+        worst = max(worst, float((torch.exp(log_prob - transitions.log_prob) - 1).abs().max()))
     assert worst < 1e-5, f"max |ratio - 1| is {worst:.2e} at unchanged weights: sampler and replay disagree on this device"
     return f"max |ratio - 1| = {worst:.1e} at unchanged weights"
+
+
+def _rounding(config: TrainConfig, memory: dict[str, Any]) -> str:
+    import torch
+
+    (_, trajectory), agent = _needed(memory, "rollout"), _needed(memory, "model").agent
+    transitions, policy = trajectory.transitions(torch.arange(len(trajectory))), agent.policy
+    before, generator = policy.trainable_state(), torch.Generator().manual_seed(config.seed)
+    policy.load_trainable({name: p + NUDGE * torch.randn(p.shape, generator=generator).to(p) for name, p in before.items()})
+    with torch.no_grad():
+        parts = [policy.distribution(part).kl_from(part.mean, part.log_std) for part in transitions.split(len(trajectory))]
+    policy.load_trainable(before)
+    nats, limit = float(torch.cat(parts).mean()) * policy.action_dimension, config.target_kl_nats * policy.kl_unit
+    line = f"a change of {NUDGE:g} in each weight moves the policy by {nats:.2g} nats a step in {config.precision}"
+    assert nats <= ROUNDED_SHARE * limit, f"{line}, of the {limit:g} that end an update: guidance amplifies rounding; use precision fp16 or fp32"
+    return line
 
 
 def _gradient(config: TrainConfig, memory: dict[str, Any]) -> str:
     import torch
 
-    trajectory, agent = memory["trajectory"], memory["session"].agent
-    transitions = trajectory.transitions(torch.arange(len(trajectory.seeds)))
+    (_, trajectory), agent = _needed(memory, "rollout"), _needed(memory, "model").agent
+    transitions = trajectory.transitions(torch.arange(len(trajectory)))
     log_prob, _, _ = agent.policy.evaluate(transitions)
     sign = torch.where(transitions.image % 2 == 0, 1.0, -1.0).to(log_prob)
     (sign * log_prob).mean().backward()
@@ -164,9 +196,9 @@ def _gradient(config: TrainConfig, memory: dict[str, Any]) -> str:
 def _reward(config: TrainConfig, memory: dict[str, Any]) -> str:
     import torch
 
-    session, trajectory = memory["session"], memory["trajectory"]
+    session, (index, trajectory) = _needed(memory, "model"), _needed(memory, "rollout")
     reward = session.make_reward(trajectory.images)
-    result = reward(trajectory.images, [session.train_prompts[i] for i in memory["index"]], torch.tensor(memory["index"]))
+    result = reward(trajectory.images, [session.train_prompts[i] for i in index], torch.tensor(index))
     assert torch.isfinite(result.total).all(), "the reward is not finite"
     return f"{config.metric} = {result.score:.4f} for {len(result.total)} images"
 
@@ -180,6 +212,7 @@ CHECKS: dict[str, Callable[[TrainConfig, dict[str, Any]], str]] = {
     "model": _model,
     "rollout": _rollout,
     "ratio": _ratio,
+    "rounding": _rounding,
     "gradient flow": _gradient,
     "reward": _reward,
 }

@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     metric: str = setting("MMD_VENDI", "Run", "Reward", "The set reward that the policy maximises.", options="metric")
     episodes: int = setting(200, "Run", "Episodes", "Number of episodes; each draws one group of images and updates the policy once.", ge=1, le=1_000_000)
     seed: int = setting(0, "Run", "Seed", "Every random number of the run follows from it.", ge=0, le=2**31 - 1)
-    base_model: str = setting("assets/models/crater-tiny", "Run", "Base model", "Folder or hub id of a diffusers Stable-Diffusion-type pipeline.", trusted=True)
+    base_model: str = setting("assets/models/crater-tiny", "Run", "Base model", "Folder or hub id of a pipeline like Stable Diffusion 1.x and 2.x (not SDXL).", trusted=True)
     train_prompts: str = setting("assets/prompts/train.txt", "Run", "Training prompts", "Text file with one prompt a line.", trusted=True)
     test_prompts: str = setting("assets/prompts/test.txt", "Run", "Test prompts", "Text file with prompts that are never trained on; probes and evaluation use them.", trusted=True)
     reference: str = setting("reference_data", "Run", "Reference set", "Folder of the reference images with their manifest.", trusted=True)
@@ -242,14 +242,26 @@ class TrainConfig(BaseModel):
     executor: Literal["auto", "thread", "process"] = setting(
         "auto", "Hardware", "Executor", "Train in a thread of the page or in a child process; auto takes the thread for the embedded model."
     )
-    device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "Hardware", "Precision", "Weights of the frozen base; latents and log-probs are fp32 always.")
+    device: str = setting("auto", "Hardware", "Device", "auto, cpu, cuda or cuda:N.", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        "Hardware",
+        "Precision",
+        "Weights of the frozen base; latents and log-probs are fp32 always. On a GPU fp16 halves the memory; bf16 rounds eight times as coarsely, and guidance amplifies that to nats of KL: it costs trust region.",
+    )
     threads: int = setting(0, "Hardware", "CPU threads", "Torch threads; 0 takes all cores. Recorded, since results depend on it in the last bit.", ge=0, le=1024)
     micro_batch: int = setting(
         0, "Hardware", "Micro-batch", "(Image, step) pairs replayed at once; 0 takes as many as a minibatch has images. Smaller needs less memory.", ge=0, le=4096
     )
-    gradient_checkpointing: bool = setting(False, "Hardware", "Gradient checkpointing", "Recompute activations in the backward pass: less memory, a third slower.")
-    attention_slicing: bool = setting(False, "Hardware", "Attention slicing", "Compute attention in slices: less memory, slower.")
+    gradient_checkpointing: bool = setting(
+        False, "Hardware", "Gradient checkpointing", "Recompute activations of UNet and autoencoder in the backward pass: less memory, a third slower."
+    )
+    attention_slicing: bool = setting(
+        False,
+        "Hardware",
+        "Attention slicing",
+        "The autoencoder meets one image at a time: less memory, slower. The UNet is not sliced: torch's attention needs less memory than slices do in training.",
+    )
     clear_cache_every: int = setting(10, "Hardware", "Clear cache every", "Episodes between releases of the accelerator's cached memory; 0 never.", ge=0, le=1_000_000)
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 LOG_2PI = math.log(2 * math.pi)
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def _per_element(values: torch.Tensor) -> torch.Tensor:
@@ -57,7 +58,7 @@ def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.to(torch.float64).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def predict_clean(latents: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, prediction_type: str, clip_range: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def predict_clean(latents: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, prediction_type: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The clean latents and the noise that a model output stands for.
 
     Args:
@@ -65,7 +66,6 @@ def predict_clean(latents: torch.Tensor, prediction: torch.Tensor, alpha: torch.
         prediction: model output [m, C, H, W].
         alpha: cumulative alpha at t [m].
         prediction_type: `epsilon`, `v_prediction` (Salimans & Ho 2022, arXiv 2202.00512, appendix D) or `sample`.
-        clip_range: clean latents are cut to plus or minus this; 0 for no cut.
 
     Returns:
         Clean latents and noise, [m, C, H, W] float32 each.
@@ -81,7 +81,7 @@ def predict_clean(latents: torch.Tensor, prediction: torch.Tensor, alpha: torch.
         clean, epsilon = prediction, (latents - signal * prediction) / noise
     else:
         raise ValueError(f"prediction_type {prediction_type!r}: use epsilon, v_prediction or sample")
-    return (clean.clamp(-clip_range, clip_range) if clip_range else clean), epsilon
+    return clean, epsilon
 
 
 def ddim_log_std(alpha: torch.Tensor, alpha_prev: torch.Tensor, eta: float) -> torch.Tensor:
@@ -108,10 +108,8 @@ def denoise(clean: torch.Tensor, epsilon: torch.Tensor, alpha_prev: torch.Tensor
     return p.sqrt().float() * clean + (1 - p - variance).clamp(min=0).sqrt().float() * epsilon
 
 
-def stochastic_step(
-    latents: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, alpha_prev: torch.Tensor, eta: float, prediction_type: str, clip_range: float = 0.0
-) -> Gaussian:
+def stochastic_step(latents: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, alpha_prev: torch.Tensor, eta: float, prediction_type: str) -> Gaussian:
     """The distribution of x_{t-1} given x_t and the model's output; shapes as in `predict_clean`."""
-    clean, epsilon = predict_clean(latents, prediction, alpha, prediction_type, clip_range)
+    clean, epsilon = predict_clean(latents, prediction, alpha, prediction_type)
     log_std = ddim_log_std(alpha, alpha_prev, eta)
     return Gaussian(denoise(clean, epsilon, alpha_prev, log_std), log_std.reshape(-1, *[1] * (latents.ndim - 1)))

@@ -21,7 +21,7 @@ from backend.diffusion.sampler import ShouldStop, StepState, check_stop
 from backend.diffusion.trajectory import Trajectory
 
 TIME_REACH = 30.0  # timesteps to either side
-DECODED = 4  # images decoded at once: a full-size decoder's activations are the largest of all
+DECODED_PIXELS = 4 * 128**2  # decoded at once: a full-size decoder's activations are the largest of all, 5.7 GiB for one image of 512 x 512
 
 
 class TracedNoise(NoiseSource):
@@ -136,7 +136,8 @@ def follow_time(
 def _through_decoder(backbone: Backbone, latents: torch.Tensor, image_gradient: torch.Tensor) -> torch.Tensor:
     """Derivative by the final latents [b, C, H, W]."""
     rows = []
-    for chunk, gradient in zip(latents.split(DECODED), image_gradient.split(DECODED), strict=True):
+    at_once = backbone.images_within(DECODED_PIXELS)
+    for chunk, gradient in zip(latents.split(at_once), image_gradient.split(at_once), strict=True):
         leaf = chunk.clone().requires_grad_()
         rows.append(torch.autograd.grad(backbone.decode(leaf, preserve_gradients=True), leaf, gradient)[0])
     return torch.cat(rows)

@@ -40,7 +40,7 @@ def stock_schedule(scheduler: Any, steps: int, device: torch.device | str = "cpu
         steps: T.
 
     Raises:
-        InputError: more steps than the model was trained with.
+        InputError: more steps than the model was trained with, or than fit behind its offset.
     """
     total = scheduler.config.num_train_timesteps
     if not 1 <= steps <= total:
@@ -48,6 +48,11 @@ def stock_schedule(scheduler: Any, steps: int, device: torch.device | str = "cpu
     scheduler.set_timesteps(steps)
     table = scheduler.alphas_cumprod.to(torch.float64)
     begin = scheduler.timesteps.to(torch.long).cpu()
+    if begin.max() >= total:  # leading spacing with an offset, as Stable Diffusion has it
+        raise InputError(
+            f"num_inference_steps {steps}: with this model's spacing a step would begin at noise level {int(begin.max())}, and the last is {total - 1}; give 1 to {total - 1}",
+            field="num_inference_steps",
+        )
     end = begin - total // steps
     final = torch.as_tensor(scheduler.final_alpha_cumprod, dtype=torch.float64)
     alphas_prev = torch.where(end >= 0, table[end.clamp(min=0)], final)

@@ -6,7 +6,7 @@ import torch
 
 from backend.errors import InputError
 
-KINDS = ("cpu", "cuda", "mps")
+KINDS = ("cpu", "cuda")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -21,10 +21,10 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
+    if device is not None and device.type == "mps":
+        raise InputError(f"device {name!r} has no double precision, which noise levels are kept in: choose auto or cpu", field="device")
     if device is None or device.type not in KINDS:
         raise InputError(f"device {name!r}: choose auto, {', '.join(KINDS)} or cuda:N", field="device")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; choose auto or cpu", field="device")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' is not available here: choose auto or cpu", field="device")
     return device

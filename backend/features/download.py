@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from uuid import uuid4
 
@@ -119,21 +120,22 @@ def hub_model(load: Callable[..., Any], model_id: str, what: str, cache_dir: str
         cache_dir: cache; the hub's own unless given.
 
     Raises:
-        InputError: not cached and the hub cannot be reached.
+        InputError: not cached and the hub cannot be reached, or what it gives cannot be loaded.
     """
     try:
         return load(model_id, cache_dir=cache_dir, local_files_only=True)
     except OSError:
         announce(f"{what} is not cached; downloading it from {endpoint()}/{model_id}")
+    remedy = f"go online once (`hf download {model_id}`), copy the cache from another machine and set HF_HOME, or choose the extractor efficientnet_lite0, which needs no download"
     try:
         check_reachable(endpoint())
+    except (OSError, ValueError) as error:  # a value is an address that is none
+        raise InputError(f"{what} is not cached and {endpoint()} cannot be reached ({type(error).__name__}): {remedy}", field="extractor") from error
+    try:
         return load(model_id, cache_dir=cache_dir)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{what} is not cached and {endpoint()} cannot be reached ({type(error).__name__}): go online once (`hf download {model_id}`), "
-            "copy the cache from another machine and set HF_HOME, or choose the extractor efficientnet_lite0, which needs no download",
-            field="extractor",
-        ) from error
+        reason = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
+        raise InputError(f"{what} could not be loaded ({reason}): {remedy}", field="extractor") from error
 
 
 def endpoint() -> str:

@@ -73,7 +73,7 @@ class Policy(nn.Module, ABC):
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
         """Once per denoising step: deterministic DDIM, unless a policy acts here."""
         backbone = self.backbone
-        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type)
         return StepOutcome(denoise(clean, epsilon, state.alpha_prev))
 
     def evaluate(self, transitions: Transitions) -> tuple[torch.Tensor, torch.Tensor, Gaussian]:

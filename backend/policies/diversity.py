@@ -59,7 +59,8 @@ class DiversityPolicy(Policy):
 
     The push is scale * tanh(FINENESS * u) * tanh(clean - its mean over the picture), u Gaussian: where the model's clean estimate has nothing of a
     channel, nothing is added. A channel holds a pattern of 8 x 8 pixels, so the same number added all over a region would be a lattice, or a cast.
-    The UNet's graph is never built: the states (latents and clean estimate) are recorded, so that replay costs next to nothing.
+    The states (latents and clean estimate) are recorded, so that replay runs this network alone; an update needs no graph of the UNet but that of the
+    pathwise gradient, which is walked back through every step behind the window's first.
     Scored is u before the squashing, which is free of parameters and cancels in ratio and KL.
     """
 
@@ -94,7 +95,7 @@ class DiversityPolicy(Policy):
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
         """Deterministic DDIM, then in the window the push."""
         backbone = self.backbone
-        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        clean, epsilon = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type)
         following = denoise(clean, epsilon, state.alpha_prev)
         if not state.trained:
             return StepOutcome(following)

@@ -64,7 +64,7 @@ class LoRAPolicy(Policy):
 
     def _gaussian(self, state: StepState | Transitions, latents: torch.Tensor, prediction: torch.Tensor) -> Gaussian:
         backbone = self.backbone
-        return stochastic_step(latents, prediction, state.alpha, state.alpha_prev, self.config.eta, backbone.prediction_type, backbone.clip_range)
+        return stochastic_step(latents, prediction, state.alpha, state.alpha_prev, self.config.eta, backbone.prediction_type)
 
     def step(self, state: StepState, noise: NoiseSource) -> StepOutcome:
         """A draw from the step's Gaussian in the window, deterministic DDIM elsewhere and in evaluation."""

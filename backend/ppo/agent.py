@@ -48,9 +48,8 @@ class Agent:
     def __init__(self, config: TrainConfig, backbone: Backbone, policy: Policy) -> None:
         self.config, self.backbone, self.policy = config, backbone, policy
         if config.gradient_checkpointing:
-            backbone.unet.enable_gradient_checkpointing()
-        if config.attention_slicing:
-            backbone.unet.set_attention_slice("auto")
+            backbone.save_memory()
+        backbone.sliced = config.attention_slicing
         self.optimiser = torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=config.adam_eps)
         self.critic = self.critic_optimiser = None
         if config.advantage == "gae":

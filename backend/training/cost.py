@@ -15,6 +15,7 @@ CONSTANTS = Path(__file__).with_name("cost_constants.json")
 EMBEDDED = "embedded"
 SAMPLE_IMAGES = 9  # a sample grid and the denoising strip beside it
 LATER_BASE_GROUPS = 2
+SAVED_UNET, SAVED_DECODER = 0.35, 0.55  # what gradient checkpointing leaves; a decoder's largest block alone is half of it
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,19 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image
     once = LATER_BASE_GROUPS * images * per_image + known["levels_seconds"]
     total = startup + once + config.episodes * (episode + every) + 2 * config.eval_images * (per_image + known["reward_seconds"])
-    replayed = min(images, config.micro_batch or -(-images // config.minibatches)) if config.mode == "LORA_UNET" else 0
-    saved = 0.35 if config.gradient_checkpointing else 1.0
-    memory = known["base_gib"] + images * known["rollout_gib"] + replayed * known["replay_gib"] * saved
+    memory = known["base_gib"] + _activations(config, known)
     text = f"about {_duration(episode + every)} an episode, {_duration(total)} in all, {memory:.1f} GiB"
     source = f"measured on {known['machine']}" if known["machine"] else "derived from published sizes and speeds, not measured"
     return Estimate(episode + every, total, startup, memory, f"{text} ({wanted}, {source})", known["machine"])
+
+
+def _activations(config: TrainConfig, known: dict[str, Any]) -> float:
+    """GiB beside the weights: a group in the UNet and what an update holds of it, or the decoder's few images where they need more."""
+    differentiated = config.mode == "LORA_UNET" or config.pathwise_share > 0
+    replayed = min(config.group_size, config.micro_batch or -(-config.group_size // config.minibatches)) if differentiated else 0
+    unet, decoder = (SAVED_UNET, SAVED_DECODER) if config.gradient_checkpointing else (1.0, 1.0)
+    decoded = max(known["decode_gib"], known["decode_back_gib"] * decoder if config.pathwise_share else 0.0)
+    return max(config.group_size * known["rollout_gib"] + replayed * known["replay_gib"] * unet, decoded)
 
 
 def _thread_factor(config: TrainConfig, known: dict[str, Any]) -> float:

@@ -91,6 +91,8 @@ def measure_costs(config: TrainConfig, say: Callable[[str], None] = print) -> di
         "base_gib": base,
         "rollout_gib": max(0.0, after_rollout - base) / images,
         "replay_gib": max(0.0, after_update - after_rollout) / (images / config.minibatches),
+        "decode_gib": 0.0,  # within the two peaks above
+        "decode_back_gib": 0.0,
     }
     say(json.dumps(found, indent=1))
     return found

@@ -148,7 +148,7 @@ class _Watcher:
         from backend.diffusion.kernel import predict_clean
 
         backbone = self.policy.backbone
-        clean, _ = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type, backbone.clip_range)
+        clean, _ = predict_clean(state.latents, state.prediction, state.alpha, backbone.prediction_type)
         self.clean.append(clean)
         return self.policy.step(state, noise)
 

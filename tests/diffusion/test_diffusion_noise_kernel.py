@@ -46,9 +46,8 @@ def test_no_seeds_is_refused():
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_step_agrees_with_diffusers(kind, eta, clip):
-    scheduler = DDIMScheduler(**SD | {"clip_sample": clip > 0, "prediction_type": kind})
+def test_step_agrees_with_diffusers(kind, eta):
+    scheduler = DDIMScheduler(**SD | {"prediction_type": kind})
     scheduler.set_timesteps(10)
     generator = torch.Generator().manual_seed(0)
     x, output, noise = (torch.randn(1, 4, 3, 3, generator=generator) for _ in range(3))
@@ -56,8 +55,8 @@ def test_step_agrees_with_diffusers(kind, eta, clip):
         t = scheduler.timesteps[i]
         expected = scheduler.step(output, t, x, eta=eta, variance_noise=noise).prev_sample
         alpha, alpha_prev = scheduler.alphas_cumprod[t][None], scheduler.alphas_cumprod[t - 100][None]
-        plain = denoise(*predict_clean(x, output, alpha, kind, clip), alpha_prev)
-        ours = stochastic_step(x, output, alpha, alpha_prev, eta, kind, clip).sample(noise) if eta else plain
+        plain = denoise(*predict_clean(x, output, alpha, kind), alpha_prev)
+        ours = stochastic_step(x, output, alpha, alpha_prev, eta, kind).sample(noise) if eta else plain
         assert torch.allclose(ours, expected, atol=2e-6, rtol=1e-5)
 
 
@@ -90,6 +89,13 @@ def test_schedule_is_that_of_diffusers(spacing, steps):
 def test_more_steps_than_levels_is_refused():
     with pytest.raises(InputError, match="1001"):
         stock_schedule(DDIMScheduler(**SD), 1001)
+
+
+def test_as_many_steps_as_levels_do_not_fit_behind_an_offset():
+    with pytest.raises(InputError, match="num_inference_steps 1000: .*begin at noise level 1000, and the last is 999; give 1 to 999"):
+        stock_schedule(DDIMScheduler(**SD, timestep_spacing="leading", steps_offset=1), 1000)
+    assert len(stock_schedule(DDIMScheduler(**SD, timestep_spacing="leading", steps_offset=1), 999).timesteps) == 999
+    assert len(stock_schedule(DDIMScheduler(**SD, timestep_spacing="trailing"), 1000).timesteps) == 1000
 
 
 def test_fractional_alpha_is_exact_on_levels_monotone_between_and_halves_log_snr():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -48,6 +50,54 @@ def test_it_is_the_slope_of_the_images(bench, shifted, monkeypatch, mode, step):
     slope = (values[0] - values[1]) / (2 * size)
     expected = (found[(step or 1) - 1] * change).flatten(1).sum(1).double()
     assert torch.allclose(slope, expected, rtol=0.03, atol=0.01 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("device", "drawn", "differentiated"), [("cuda", [2, 2, 1], [1] * 5), ("cpu", [1] * 5, [1] * 5)])
+def test_a_full_size_decoder_meets_few_images_at_once(bench, monkeypatch, device, drawn, differentiated):
+    backbone = bench().agent.backbone
+    backbone.device, backbone.latent_shape, met = torch.device(device), (4, 64, 64), []
+    monkeypatch.setattr(type(backbone), "image_size", (512, 512))
+
+    def decode(latents: torch.Tensor) -> SimpleNamespace:
+        met.append(len(latents))
+        return SimpleNamespace(sample=latents[:, :3])
+
+    monkeypatch.setattr(backbone.vae, "decode", decode)
+    latents = torch.zeros(5, *backbone.latent_shape)
+    backbone.decode(latents)
+    assert met == drawn
+    met.clear()
+    pathwise._through_decoder(backbone, latents, torch.zeros(5, 3, 64, 64))
+    assert met == differentiated
+
+
+def test_slicing_is_that_of_the_autoencoder(bench, monkeypatch):
+    plain, sliced = (bench(attention_slicing=on) for on in (False, True))
+    kinds = [{type(p) for p in b.agent.backbone.unet.attn_processors.values()} for b in (plain, sliced)]
+    assert kinds[0] == kinds[1]  # diffusers' slices of the UNet's attention need more memory in a backward pass, not less
+    backbone, met = sliced.agent.backbone, []
+    decode = backbone.vae.decode
+    monkeypatch.setattr(backbone.vae, "decode", lambda latents: met.append(len(latents)) or decode(latents))
+    latents = torch.randn(5, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(backbone.decode(latents), plain.agent.backbone.decode(latents), atol=1e-5)
+    pathwise._through_decoder(backbone, latents, torch.zeros(5, 3, *backbone.image_size))
+    assert met == [1] * 10
+
+
+def test_checkpointing_reaches_the_decoder_and_leaves_the_gradient(bench):
+    plain, saving = (bench(**SETTINGS, gradient_checkpointing=on) for on in (False, True))
+    vae = saving.agent.backbone.vae
+    assert vae.is_gradient_checkpointing and saving.agent.backbone.unet.is_gradient_checkpointing and not plain.agent.backbone.vae.is_gradient_checkpointing
+    weight = torch.randn(plain.rollout().images.shape, generator=torch.Generator().manual_seed(3))
+    found, expected = (noise_gradient(b.agent.backbone, b.agent.policy, b.rollout(), weight, 4) for b in (saving, plain))
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    held = {}
+    for b in (saving, plain):
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            b.agent.backbone.decode(torch.zeros(1, *b.agent.backbone.latent_shape, requires_grad=True), preserve_gradients=True)
+        held[b] = sum(kept)
+    assert held[saving] < held[plain] / 2
 
 
 def test_waves_between_whole_timesteps_do_not_pull_a_plan(bench, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,22 @@ def test_deterministic_images_are_those_of_the_stock_pipeline(folder, guidance):
     expected = stock(PROMPTS, num_inference_steps=10, guidance_scale=guidance, latents=noise, eta=0.0, output_type="pt").images
     ours = draw(backbone, [3, 4, 5], backbone.encode(PROMPTS), deterministic=True, guidance_scale=guidance).images
     assert (ours - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "PNDMScheduler", "DDPMScheduler"])
+def test_a_pipeline_of_another_sampler_is_drawn_by_the_same_ddim_steps(tiny_pipeline, tmp_path, name):
+    import diffusers
+
+    ddim, other = diffusers.DDIMScheduler.from_pretrained(tiny_pipeline, subfolder="scheduler").config, shutil.copytree(tiny_pipeline, tmp_path / "other")
+    fresh = getattr(diffusers, name)(**{key: ddim[key] for key in ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset")})
+    fresh.save_pretrained(other / "scheduler")  # as a person saves it: what it does not know is not in its file
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
+    images = []
+    for path in (tiny_pipeline, other):
+        backbone = load_backbone(path)
+        images.append(draw(backbone, [3, 4, 5], backbone.encode(PROMPTS), deterministic=True).images)
+    assert torch.equal(*images)
 
 
 @pytest.mark.parametrize("mode", ["LORA_UNET", "DIVERSITY_POLICY", "SCHEDULER_POLICY"])
@@ -119,6 +137,60 @@ def test_missing_folder_folder_without_pipeline_and_without_weights_are_refused(
     (tmp_path / "model_index.json").write_text((tiny_pipeline / "model_index.json").read_text())
     with pytest.raises(InputError, match="no weights in unet"):
         load_backbone(tmp_path)
+
+
+def test_a_hub_id_out_of_reach_names_its_remedies_in_whole_words():
+    with pytest.raises(InputError) as caught:
+        load_backbone("nobody/no-such-model")
+    said = str(caught.value)
+    assert "is no folder here" in said and "`hf download nobody/no-such-model`" in said and "check the id and your access" in said and "name a folder" in said
+    reason = said.split("hub (", 1)[1].split("): go online")[0]
+    whole = " ".join(str(caught.value.__cause__).split())
+    assert whole == reason or (reason.endswith(" …") and whole.startswith(reason[:-1]))  # cut after a word
+
+
+def test_a_hub_id_with_half_precision_files_only_is_loaded(tiny_pipeline, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    pipe, asked = StableDiffusionPipeline.from_pretrained(tiny_pipeline), []
+
+    def hub(name: str, variant: str | None = None, **kwargs):
+        asked.append((name, variant))
+        if variant is None:
+            raise OSError("no file named diffusion_pytorch_model.safetensors")
+        return pipe
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", hub)
+    assert load_backbone("someone/half").source == "someone/half"
+    assert asked == [("someone/half", None), ("someone/half", "fp16")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"in_channels": 9}, "takes 9 channels and gives 4, the autoencoder's latents have 4"),  # inpainting
+        ({"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}, "more than a text .text_time"),  # SDXL
+        ({"encoder_hid_dim": 8, "encoder_hid_dim_type": "image_proj"}, "more than a text .image_proj"),  # Kandinsky 2.2
+        ({"num_class_embeds": 10}, "a class or a noise level"),  # the upscaler
+        ({"class_embed_type": "timestep"}, "a class or a noise level"),
+    ],
+)
+def test_a_model_that_wants_more_than_text_is_refused_when_it_is_loaded(tiny_pipeline, tmp_path, changed, said):
+    from diffusers import UNet2DConditionModel
+
+    other = shutil.copytree(tiny_pipeline, tmp_path / "other")
+    config = UNet2DConditionModel.load_config(tiny_pipeline, subfolder="unet")
+    UNet2DConditionModel.from_config(config, **changed).save_pretrained(other / "unet")
+    with pytest.raises(InputError, match=f"cannot be trained: .*{said}.*1.x or 2.x"):
+        load_backbone(other)
+
+
+def test_a_model_whose_output_no_step_understands_is_refused_when_it_is_loaded(tiny_pipeline, tmp_path):
+    other = shutil.copytree(tiny_pipeline, tmp_path / "other")
+    path = other / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "flow_prediction"}))
+    with pytest.raises(InputError, match="predicts 'flow_prediction', not epsilon"):
+        load_backbone(other)
 
 
 @pytest.mark.parametrize("kind", ["kl", "tiny"])

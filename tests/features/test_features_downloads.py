@@ -14,7 +14,7 @@ from torchvision.transforms import Normalize
 
 from backend.errors import InputError
 from backend.features import clip, dinov2, inception, resnet18
-from backend.features.download import download, torch_weights
+from backend.features.download import download, hub_model, torch_weights
 
 NOWHERE = "http://127.0.0.1:9/weights-0123abcd.pth"  # the discard port: refused at once
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -93,6 +93,17 @@ def test_offline_hub_extractors_name_the_remedy(factory, model_id, tmp_path, mon
     assert f"hf download {model_id}" in str(caught.value)
     assert "efficientnet_lite0" in str(caught.value)
     assert "MB)" in capsys.readouterr().err  # its size was said before the attempt
+
+
+def test_a_model_that_the_hub_gives_and_that_cannot_be_loaded_is_not_called_unreachable(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.features.download.endpoint", lambda: server[0])
+
+    def load(model_id: str, cache_dir=None, local_files_only: bool = False):
+        raise OSError("not cached") if local_files_only else RuntimeError("size mismatch for layer.0")
+
+    with pytest.raises(InputError, match="could not be loaded .RuntimeError: size mismatch for layer.0.*efficientnet_lite0") as caught:
+        hub_model(load, "owner/model", "A model")
+    assert "reached" not in str(caught.value)
 
 
 def test_a_cached_file_that_is_no_state_dict(tmp_path):

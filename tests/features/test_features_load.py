@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from backend.config import make_config
 from backend.config.catalogue import EXTRACTORS
 from backend.errors import InputError
 from backend.features.base import Extractor
+from backend.features.device import resolve_device
 from backend.features.load import Standardiser, cached_features, load_extractor
 
 
@@ -107,3 +109,11 @@ def test_unknown_names_and_plug_ins_that_are_no_extractors():
             load_extractor("not_an_extractor")
     finally:
         EXTRACTORS.remove("not_an_extractor")
+
+
+@pytest.mark.parametrize(("name", "said"), [("mps", "'mps' has no double precision.*choose auto or cpu"), ("xpu", "choose auto, cpu, cuda or cuda:N")])
+def test_a_device_that_cannot_train_is_refused_by_name(name, said):
+    with pytest.raises(InputError, match=said):
+        resolve_device(name)
+    with pytest.raises(InputError, match=f"device = '{name}'"):
+        make_config({"device": name})

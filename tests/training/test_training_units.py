@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backend.config import TrainConfig
+from backend.config import TrainConfig, load_preset, make_config
 from backend.errors import InputError
 from backend.training import cost
 from backend.training.annealing import anneal, lr_factor
@@ -214,6 +214,26 @@ def test_an_edited_setting_moves_the_estimate():
     assert cost.estimate(TrainConfig(micro_batch=1)).memory_gib < plain.memory_gib
     assert cost.estimate(TrainConfig(threads=1), "cpu").seconds_per_episode > cost.estimate(TrainConfig(threads=4), "cpu").seconds_per_episode
     assert cost.estimate(TrainConfig(base_model="owner/large")).memory_gib > plain.memory_gib
+
+
+def test_memory_holds_the_way_back_through_a_full_size_decoder():
+    little = TrainConfig(base_model="owner/large", micro_batch=1, prompts_per_group=2, images_per_prompt=2)
+    weights = cost.constants()["sd15"]["cuda"]["base_gib"]
+    assert cost.estimate(little).memory_gib == weights + 5.7  # one image of 512 x 512 and its graph
+    assert weights + 3.0 < cost.estimate(little.model_copy(update={"gradient_checkpointing": True})).memory_gib < weights + 3.2  # its largest block remains
+    assert cost.estimate(little.model_copy(update={"pathwise": 0.0, "mode": "DIVERSITY_POLICY"})).memory_gib == weights + 1.5  # two images, without a graph
+
+
+def test_memory_holds_the_way_back_of_a_policy_that_replays_no_unet():
+    config = TrainConfig(mode="DIVERSITY_POLICY")
+    assert cost.estimate(config).memory_gib > cost.estimate(config.model_copy(update={"pathwise": 0.0})).memory_gib
+
+
+@pytest.mark.parametrize("name", ["one_gpu_sd15", "many_gpus"])
+def test_a_large_preset_fits_the_memory_that_it_names(name):
+    preset = load_preset(name)
+    share = make_config({**preset["values"], "base_model": "owner/large", "prompts_per_group": 8})  # of one GPU of four
+    assert cost.estimate(share).memory_gib <= preset["memory_gib"] <= 16
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
