@@ -155,6 +155,14 @@ def sweep(run: Run) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def set_aside(run: Run, since: int) -> None:
+    """Checkpoints of up to `since` episodes no longer compete for the best: guidance or share of the reference set, which move the score, were others."""
+    for info in run.checkpoints():
+        manifest = read_json(info.path / MANIFEST) if info.episode <= since else None
+        if manifest and manifest.get("score") is not None:
+            write_json(info.path / MANIFEST, manifest | {"score": None, "score_before": manifest["score"]})
+
+
 def keep_and_prune(run: Run, keep_last: int) -> str | None:
     """Mark the best checkpoint and remove all but it and the newest `keep_last`.
 
