@@ -13,14 +13,14 @@ from backend.runs import LIVE, Login, Owner, Run, RunStore, is_owner, new_owner,
 from backend.runs.process import identity
 from backend.runs.status import Status
 from backend.training.chunks import Chunk, chunks_awaited
-from backend.training.executors import leave_cluster, queue_again, settle
+from backend.training.executors import leave_cluster, queue_again
 from backend.training.host import Host
 from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
 from backend.training.live import validate_change
 from backend.training.record import machine_record
+from backend.training.turns import Turns
 
-CHUNK_PATIENCE_SECONDS = 300.0  # for the chunks of others
 FOREIGN = "this run belongs to another visitor: only its owner can steer it; start or clone one of your own"
 
 
@@ -65,8 +65,8 @@ class Manager:
     ) -> None:
         self.store, self.require_token, self.limits, self.trust_paths, self.chunk = store, require_token, limits or Limits(), trust_paths, chunk
         self.host = Host(store, build, command)
+        self.turns = Turns(store, self.host.lease, chunk) if chunk else None
         self._owners: dict[str, Owner] = {}
-        self._in_chunk: set[str] = set()
         self.found_at_start = self.reconcile()
 
     # Starting
@@ -108,8 +108,12 @@ class Manager:
 
     def _check_place(self, owner: Owner | None) -> None:
         waiting = self.host.waiting() if self.chunk is None else chunks_awaited(self.store)
-        mine = [r for r in {*self.host.ids(), *self._in_chunk, *waiting} if owner and self._owners.get(r) == owner]
+        mine = [r for r in {*self.host.ids(), *self._in_hand(), *waiting} if owner and self._owners.get(r) == owner]
         self.limits.check_place(len(waiting), len(mine))
+
+    def _in_hand(self) -> set[str]:
+        """Runs whose chunk is under way."""
+        return set(self.turns.in_hand) if self.turns else set()
 
     def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
@@ -147,23 +151,14 @@ class Manager:
 
         Raises:
             InputError: not the owner, the GPU is busy for too long, or the run's files refuse.
+            Exception: what the lender raises where it refuses.
         """
         run = self._steerable(run_id, token)
-        if self.chunk is None or run.status().state != "queued":
+        if self.turns is None or run.status().state != "queued":
             return ""
         if not self.host.has_own_sessions:
             import_trainer()  # here: the process that has the GPU is a fork of this one
-        try:
-            self.host.lease.acquire(f"run {run_id}", CHUNK_PATIENCE_SECONDS)
-        except InputError:
-            settle(run, "stopped", "the GPU was lent to others for too long: press Continue to wait again", error="")
-            raise
-        self._in_chunk.add(run_id)
-        try:
-            return self.chunk(str(self.store.root), run_id)
-        finally:
-            self._in_chunk.discard(run_id)
-            self.host.lease.release()
+        return self.turns.take(run)
 
     def clone(self, run_id: str, changes: Mapping[str, Any] | None = None, owner: Owner | None = None) -> Ticket:
         """A new run with another's settings, some of them changed."""
@@ -203,15 +198,9 @@ class Manager:
             The request's id; empty for a queued run, which has left the queue already.
         """
         run = self._steerable(run_id, token)
-        if self.host.take_out(run) or self._leave_chunks(run) or leave_cluster(run):
+        if self.host.take_out(run) or (self.turns is not None and self.turns.leave(run)) or leave_cluster(run):
             return ""
         return self._request(run_id, token, "stop")
-
-    def _leave_chunks(self, run: Run) -> bool:
-        waits = self.chunk is not None and run.id not in self._in_chunk and run.status().state == "queued"
-        if waits:
-            settle(run, "stopped", "left before its turn on the GPU", error="")
-        return waits
 
     def save_now(self, run_id: str, token: Owner | None = None) -> str:
         """Write a checkpoint after the episode in hand; returns the request's id."""
@@ -265,7 +254,7 @@ class Manager:
         state = self.store.liveness.effective_state(str(run.path), status)
         place = next((e.place for e in self.queue() if e.run_id == run_id), None)
         mine = status.host == identity()["host"] and status.pid == identity()["pid"]
-        chunked = self.chunk is not None and (run_id in self._in_chunk or state == "queued")
+        chunked = self.chunk is not None and (run_id in self._in_hand() or state == "queued")
         if state in LIVE and mine and place is None and not chunked:
             state = "interrupted"
         return {
