@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def claim_attempt(folder: Path, known: int) -> int:
         raise InputError(f"run {folder.parent.name} was taken over by another process at this moment") from None
     write_json(folder / str(number) / "owner.json", identity())
     return number
+
+
+def release_attempt(folder: Path, number: int) -> None:
+    """Give back an attempt that wrote nothing: its owner may live on, and the next one need not wait for its death."""
+    shutil.rmtree(folder / str(number), ignore_errors=True)
 
 
 def _owner_lives(attempt: Path) -> bool:

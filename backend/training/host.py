@@ -62,6 +62,7 @@ class Host:
         """Add a run at the end."""
         with self._condition:
             self._waiting.append(run.id)
+            self.sentences.pop(run.id, None)  # what was said of its last attempt
             if self._worker is None or not self._worker.is_alive():
                 self._worker = threading.Thread(target=self._work, name="trainer", daemon=True)
                 self._worker.start()
@@ -87,9 +88,14 @@ class Host:
                 run_id = self._waiting.pop(0)
                 try:
                     run = self.store.get(run_id)
-                    executor = self._executor(run)
                 except InputError as error:
                     self.sentences[run_id] = str(error)
+                    self._condition.notify_all()
+                    continue
+                try:
+                    executor = self._executor(run)
+                except Exception as error:  # settings that cannot be read here, or a model's folder
+                    self._lost(run, error)
                     self._condition.notify_all()
                     continue
                 self._active = (run_id, executor)
@@ -105,11 +111,17 @@ class Host:
                 self.sentences[run.id] = sentence
             settle(run, "failed", "", error=sentence or "the trainer ended without a word; log.txt has its last lines")
         except Exception as error:
-            self.sentences[run.id] = f"run {run.id} could not be hosted: {type(error).__name__}: {error}"
+            self._lost(run, error)
         finally:
             with self._condition:
                 self._active = None
                 self._condition.notify_all()
+
+    def _lost(self, run: Run, error: Exception) -> None:
+        """Settle a run that could not be hosted, so that it can be resumed or deleted."""
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        self.sentences[run.id] = f"run {run.id} could not be hosted ({why}): mend that and press Resume"
+        settle(run, "failed", "", error=self.sentences[run.id])
 
     def _executor(self, run: Run) -> Executor:
         if wants_process(run.config):
@@ -157,7 +169,7 @@ class Host:
         """Stop gracefully: the run in hand writes its checkpoint, those that wait are taken out of the queue."""
         with self._condition:
             for run_id in self._waiting:
-                settle(self.store.get(run_id), "stopped", "the server shut down before it began", error="")
+                settle(Run(self.store.root / run_id), "stopped", "the server shut down before it began", error="")
             self._waiting.clear()
             self._closing = True
             if self._active:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from backend.config import TrainConfig, make_config, upgrade
 from backend.errors import InputError
 from backend.runs import LIVE, Login, Owner, Run, RunStore, is_owner, new_owner, set_owner
-from backend.runs.process import identity
-from backend.runs.status import Status
 from backend.training.chunks import Chunk, chunks_awaited
-from backend.training.executors import leave_cluster, queue_again
+from backend.training.executors import leave_cluster, queue_again, settle
 from backend.training.host import Host
+from backend.training.hosted import Hosted, QueueEntry
 from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
 from backend.training.live import validate_change
@@ -29,15 +27,6 @@ class Ticket(NamedTuple):
 
     run_id: str
     token: str
-
-
-@dataclass(frozen=True)
-class QueueEntry:
-    """One run in the queue; place 0 is training."""
-
-    run_id: str
-    place: int
-    state: str
 
 
 class Manager:
@@ -66,6 +55,7 @@ class Manager:
         self.store, self.require_token, self.limits, self.trust_paths, self.chunk = store, require_token, limits or Limits(), trust_paths, chunk
         self.host = Host(store, build, command)
         self.turns = Turns(store, self.host.lease, chunk) if chunk else None
+        self.hosted = Hosted(store, self.host, self.turns)
         self._owners: dict[str, Owner] = {}
         self.found_at_start = self.reconcile()
 
@@ -79,14 +69,18 @@ class Manager:
             owner: the caller's own token, so that one browser has one token, or the user who is logged in; a new token by default.
 
         Raises:
-            InputError: settings, files or limits refuse; nothing was written.
+            InputError: settings, files, limits or the disk refuse; nothing was left behind.
         """
         config = make_config(upgrade(values, trusted=self.trust_paths))
         self._check(config, owner)
         run = self.store.create(config, machine_record(config))
         login = owner if isinstance(owner, Login) else None
         token = owner if isinstance(owner, str) and owner else new_owner()
-        set_owner(run, token, login)
+        try:
+            set_owner(run, token, login)
+        except OSError as error:
+            self.store.discard(run)
+            raise InputError(f"the owner of a new run cannot be written in {self.store.root} ({error.strerror}): free space or set RUNS_DIR to another folder") from error
         self._owners[run.id] = login or token
         if self.chunk is None:
             self.host.enqueue(run)
@@ -108,12 +102,8 @@ class Manager:
 
     def _check_place(self, owner: Owner | None) -> None:
         waiting = self.host.waiting() if self.chunk is None else chunks_awaited(self.store)
-        mine = [r for r in {*self.host.ids(), *self._in_hand(), *waiting} if owner and self._owners.get(r) == owner]
+        mine = [r for r in {*self.host.ids(), *self.hosted.in_chunk(), *waiting} if owner and self._owners.get(r) == owner]
         self.limits.check_place(len(waiting), len(mine))
-
-    def _in_hand(self) -> set[str]:
-        """Runs whose chunk is under way."""
-        return set(self.turns.in_hand) if self.turns else set()
 
     def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
@@ -125,8 +115,8 @@ class Manager:
             InputError: not the owner, nothing to resume, no place in the queue, or a file or the device that it needs is not here.
         """
         run = self._steerable(run_id, token)
-        state = self.store.effective_state(run)
-        if state == "paused" or self._requested(run, run.status(), state) == "pause":
+        state = self.hosted.state(run)
+        if state == "paused" or self.hosted.requested(run, run.status(), state) == "pause":
             run.request("resume")
             return "going on"
         if state in LIVE:
@@ -182,7 +172,7 @@ class Manager:
 
     def _request(self, run_id: str, token: Owner | None, kind: str, payload: dict[str, Any] | None = None) -> str:
         run = self._steerable(run_id, token)
-        state = self.store.effective_state(run)
+        state = self.hosted.state(run)
         if state not in LIVE or (state == "queued" and kind != "stop"):
             raise InputError(f"run {run_id} is {state}: it cannot take {kind.replace('_', ' ')} now")
         return run.request(kind, payload)
@@ -232,8 +222,14 @@ class Manager:
         return "this run trains in another process: it was asked to stop, and only its own host can cut it off"
 
     def delete(self, run_id: str, token: Owner | None = None) -> None:
-        """Remove a run that is not live."""
-        self._steerable(run_id, token)
+        """Remove a run that is not live.
+
+        Raises:
+            InputError: not the owner, or the run is live or cannot be removed.
+        """
+        run = self._steerable(run_id, token)
+        if self.hosted.state(run) == "interrupted":
+            settle(run, "interrupted", "", error="")  # one that this very process has lost still says that it lives
         self.store.delete(run_id)
 
     # Looking
@@ -244,40 +240,11 @@ class Manager:
 
     def queue(self) -> list[QueueEntry]:
         """The run that trains and those that wait, in order."""
-        first = 0 if self.host.active else 1
-        return [QueueEntry(run_id, place, "running" if place == 0 else "queued") for place, run_id in enumerate(self.host.ids(), first)]
+        return self.hosted.queue()
 
     def status(self, run_id: str) -> dict[str, Any]:
         """A run's status with what only this process knows: `effective_state`, `place`, `waiting`, `hosted_here`; `requested` counts what still waits to be read."""
-        run = self.store.get(run_id)
-        status = run.status()
-        state = self.store.liveness.effective_state(str(run.path), status)
-        place = next((e.place for e in self.queue() if e.run_id == run_id), None)
-        mine = status.host == identity()["host"] and status.pid == identity()["pid"]
-        chunked = self.chunk is not None and (run_id in self._in_hand() or state == "queued")
-        if state in LIVE and mine and place is None and not chunked:
-            state = "interrupted"
-        return {
-            **status.to_dict(),
-            "requested": self._requested(run, status, state),
-            "effective_state": state,
-            "place": place,
-            "waiting": self._why_waiting(place, status.phase) or self.host.sentences.get(run_id, ""),
-            "hosted_here": place is not None,
-        }
-
-    def _requested(self, run: Run, status: Status, state: str) -> str:
-        """What a live run was asked for and has not obeyed yet: stop, pause or nothing."""
-        return (run.asked() or status.requested) if state in LIVE else ""
-
-    def _why_waiting(self, place: int | None, phase: str) -> str:
-        if not place:
-            return phase if phase.startswith("waiting for") else ""
-        active = self.active()
-        if active is None:
-            return f"waits for the device ({self.host.lease.holder or 'starting'})"
-        ahead = f"run {active}" + (f" and {place - 1} more" if place > 1 else "")
-        return f"number {place} in the queue, behind {ahead}"
+        return self.hosted.status(self.store.get(run_id))
 
     def reconcile(self) -> list[str]:
         """Look for runs whose process died. Nothing is written: readers see them as interrupted, Resume takes them over."""

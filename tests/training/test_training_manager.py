@@ -24,13 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
 
 
-@pytest.fixture
-def manager(store):
-    made = Manager(store, build=fake_build(step_seconds=0.001), require_token=True)
-    yield made
-    assert made.shutdown(150)
-
-
 def test_start_returns_at_once_and_the_run_completes(manager):
     began = time.monotonic()
     run_id, token = manager.start({**SMALL, "executor": "thread"})
