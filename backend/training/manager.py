@@ -16,6 +16,7 @@ from backend.training.hosted import Hosted, QueueEntry
 from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
 from backend.training.live import validate_change
+from backend.training.places import Places
 from backend.training.record import machine_record
 from backend.training.turns import Turns
 
@@ -56,7 +57,7 @@ class Manager:
         self.host = Host(store, build, command)
         self.turns = Turns(store, self.host.lease, chunk) if chunk else None
         self.hosted = Hosted(store, self.host, self.turns)
-        self._owners: dict[str, Owner] = {}
+        self.places = Places(self.limits, self._waiting, lambda: {*self.host.ids(), *self.hosted.in_chunk()})
         self.found_at_start = self.reconcile()
 
     # Starting
@@ -72,25 +73,36 @@ class Manager:
             InputError: settings, files, limits or the disk refuse; nothing was left behind.
         """
         config = make_config(upgrade(values, trusted=self.trust_paths))
-        self._check(config, owner)
-        run = self.store.create(config, machine_record(config))
-        login = owner if isinstance(owner, Login) else None
+        self._check(config)
+        record = machine_record(config)
+        with self.places.alone():
+            self.places.check(owner)
+            run, token = self._create(config, record, owner)
+            self.places.give(run.id, owner)
+            self._enqueue(run)
+        return Ticket(run.id, token)
+
+    def _create(self, config: TrainConfig, record: dict[str, Any], owner: Owner | None) -> tuple[Run, str]:
+        run = self.store.create(config, record)
         token = owner if isinstance(owner, str) and owner else new_owner()
         try:
-            set_owner(run, token, login)
+            set_owner(run, token, owner if isinstance(owner, Login) else None)
         except OSError as error:
             self.store.discard(run)
             raise InputError(f"the owner of a new run cannot be written in {self.store.root} ({error.strerror}): free space or set RUNS_DIR to another folder") from error
-        self._owners[run.id] = login or token
-        if self.chunk is None:
-            self.host.enqueue(run)
-        return Ticket(run.id, token)
+        return run, token
 
-    def _check(self, config: TrainConfig, owner: Owner | None) -> None:
+    def _enqueue(self, run: Run) -> None:
+        if self.turns is None:
+            self.host.enqueue(run)
+
+    def _waiting(self) -> list[str]:
+        return self.host.waiting() if self.turns is None else chunks_awaited(self.store)
+
+    def _check(self, config: TrainConfig) -> None:
         from backend.training.trackers import check_tracker
 
         self.limits.check_settings(config)
-        self._check_place(owner)
         self._check_inputs(config)
         check_tracker(config)
 
@@ -99,11 +111,6 @@ class Manager:
 
         if not self.host.has_own_sessions:
             check_inputs(config, here=self.chunk is None)
-
-    def _check_place(self, owner: Owner | None) -> None:
-        waiting = self.host.waiting() if self.chunk is None else chunks_awaited(self.store)
-        mine = [r for r in {*self.host.ids(), *self.hosted.in_chunk(), *waiting} if owner and self._owners.get(r) == owner]
-        self.limits.check_place(len(waiting), len(mine))
 
     def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
@@ -115,21 +122,20 @@ class Manager:
             InputError: not the owner, nothing to resume, no place in the queue, or a file or the device that it needs is not here.
         """
         run = self._steerable(run_id, token)
-        state = self.hosted.state(run)
-        if state == "paused" or self.hosted.requested(run, run.status(), state) == "pause":
-            run.request("resume")
-            return "going on"
-        if state in LIVE:
-            raise InputError(f"run {run_id} is {state}: there is nothing to resume")
-        self._check_place(token)
-        status = run.status()
-        if state == "completed" and status.episode >= run.config.episodes:
-            raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
-        self._check_inputs(run.config)
-        dropped = queue_again(run)
-        self._owners[run_id] = token or ""
-        if self.chunk is None:
-            self.host.enqueue(run)
+        with self.places.alone():
+            state = self.hosted.state(run)
+            if state == "paused" or self.hosted.requested(run, run.status(), state) == "pause":
+                run.request("resume")
+                return "going on"
+            if state in LIVE:
+                raise InputError(f"run {run_id} is {state}: there is nothing to resume")
+            self.places.check(self.places.owner_of(run_id, token))
+            if state == "completed" and run.status().episode >= run.config.episodes:
+                raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
+            self._check_inputs(run.config)
+            dropped = queue_again(run)
+            self.places.give(run_id, token)
+            self._enqueue(run)
         left = f"; {len(dropped)} requests left for the earlier process were dropped" if dropped else ""
         return f"queued: it goes on from its newest sound checkpoint{left}"
 
