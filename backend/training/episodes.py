@@ -260,6 +260,7 @@ class EpisodeLoop:
         for change in self.replay.pop(number, []):
             self._set_live(change["field"], change["value"])
         for change in self.control.take_changes():
+            self.replay = {later: [old for old in recorded if old["field"] != change["field"]] for later, recorded in self.replay.items()}  # see `standing_changes`
             self._set_live(change["field"], change["value"])
             self.recorder.event("change", episode=number, **change)
         self.control.config = self.live

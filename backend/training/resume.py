@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.runs import TABLES, Run
 from backend.runs.control import drop_requests
+from backend.runs.events import standing_changes
 from backend.runs.run import FOLDERS
 from backend.runs.tables import cut_after
 from backend.training.checkpoint import newest_sound, sweep
@@ -65,9 +66,9 @@ def leave_changes(control: Control, recorder: Recorder) -> None:
 
 
 def recorded_changes(run: Run, from_episode: int) -> dict[int, list[dict[str, Any]]]:
-    """Live changes that people made, by episode, from an episode on. What the trainer changed by itself it will change again."""
+    """Live changes that people made and that still stand, by episode, from an episode on. What the trainer changed by itself it will change again."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for event in run.events():
-        if event["kind"] == "change" and event.get("source") != "recovery" and isinstance(event.get("episode"), int) and event["episode"] >= from_episode:
+    for event in standing_changes(run.events()):
+        if event.get("source") != "recovery" and isinstance(event.get("episode"), int) and event["episode"] >= from_episode:
             found.setdefault(event["episode"], []).append({"field": event.get("field"), "value": event.get("value"), "old": event.get("old")})
     return found
