@@ -121,6 +121,7 @@ def train_together(
             run = _shadow(run, Path(scratch))
             config = config.model_copy(update={"eval_images": 0, "tracker": "none"})
             keywords = {}
+        team.gather(None)  # rank 0 cuts its tables and puts damaged checkpoints away only once the others have their copies
 
         def shared(settings: TrainConfig, say: Any) -> Any:
             session = (build or build_session)(settings.model_copy(update={"device": _own_device(settings)}), say)
