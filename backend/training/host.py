@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from backend.errors import InputError
 from backend.runs import Run, RunStore
-from backend.runs.process import identity
+from backend.runs.status import StatusWriter
 from backend.training.executors import Executor, ProcessExecutor, ThreadExecutor, settle, wants_process
 from backend.training.lease import DeviceLease
 from backend.training.libraries import import_trainer
-from backend.training.live import LENT
+from backend.training.loans import left_training, lent_by, trains_alone
+
+LOOK_SECONDS = 0.5  # between two looks for runs that were left training
 
 
 class Host:
@@ -103,6 +105,8 @@ class Host:
 
     def _host(self, run: Run, executor: Executor) -> None:
         try:
+            if not self._await_left(run):
+                return
             with self._loans.held(f"run {run.id}"):
                 pass  # who borrowed the device from a run that has ended since still works on it
             with self.lease.held(f"run {run.id}"):
@@ -116,6 +120,23 @@ class Host:
             with self._condition:
                 self._active = None
                 self._condition.notify_all()
+
+    def _await_left(self, run: Run) -> bool:
+        """Wait for runs that trained on when their server ended: they have the device, and no lease of this process says so.
+
+        Returns:
+            Whether the run may begin; False where it was stopped meanwhile.
+        """
+        while left := left_training(self.store, but=run.id):
+            if self._closing or run.asked() == "stop":
+                settle(run, "stopped", "stopped while it waited for the device", error="")
+                return False
+            phase = f"waiting for run {left[0].id}"
+            if run.status().phase != phase:
+                whose = f"it trains on this machine in process {left[0].status().pid}, of another server or of one that has ended"
+                StatusWriter(run.status_path, run.status()).update(phase=phase, message=f"{phase}: {whose}; this run begins after it, stop that one to begin now")
+            time.sleep(LOOK_SECONDS)
+        return True
 
     def _lost(self, run: Run, error: Exception) -> None:
         """Settle a run that could not be hosted, so that it can be resumed or deleted."""
@@ -137,28 +158,16 @@ class Host:
         """
         if not self.has_own_sessions:
             import_trainer()
-        with self._loans.held(name, timeout):
+        with self._loans.held(name, timeout), ExitStack() as borrowed:
             active = self._active
+            left = left_training(self.store, but=active[0] if active else "")
             if active is None or active[1].name == "thread":
-                with self.lease.held(name, timeout):
-                    yield
-                return
-            run = self.store.get(active[0])
-            run.request("lend", identity())
-            try:
-                self._await_loan(run, active, timeout)
-                yield
-            finally:
-                if run.path.is_dir() and self._active is active:
-                    run.request("give_back")
-
-    def _await_loan(self, run: Run, active: tuple[str, Executor], timeout: float) -> None:
-        """Wait until the run lends the device, or has ended: the next one waits for the loan's end."""
-        deadline = time.monotonic() + timeout
-        while self._active is active and run.status().phase != LENT:
-            if time.monotonic() > deadline:
-                raise InputError(f"run {run.id} did not lend the device within {timeout:.0f} s: try again when its episode has ended")
-            time.sleep(0.05)
+                borrowed.enter_context(self.lease.held(name, timeout))
+            elif active[1].process is not None or not left:  # what waits for those that are left has nothing to lend
+                borrowed.enter_context(lent_by(self.store.get(active[0]), lambda: self._active is not active, timeout))
+            for run in left:
+                borrowed.enter_context(lent_by(run, lambda run=run: not trains_alone(run), timeout))
+            yield
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing trains or waits here; whether that was reached."""
