@@ -134,7 +134,7 @@ class Host:
             phase = f"waiting for run {left[0].id}"
             if run.status().phase != phase:
                 whose = f"it trains on this machine in process {left[0].status().pid}, of another server or of one that has ended"
-                StatusWriter(run.status_path, run.status()).update(phase=phase, message=f"{phase}: {whose}; this run begins after it, stop that one to begin now")
+                StatusWriter(run.status_path, run.status()).update(phase=phase, message=f"{phase}: {whose}; this run begins after it, stop that one to begin now.")
             time.sleep(LOOK_SECONDS)
         return True
 

@@ -65,13 +65,13 @@ class Hosted:
             "requested": self.requested(run, status, state),
             "effective_state": state,
             "place": place,
-            "waiting": self._why_waiting(place, status.phase) or self.host.sentences.get(run.id, ""),
+            "waiting": self._why_waiting(place, status) or self.host.sentences.get(run.id, ""),
             "hosted_here": place is not None,
         }
 
-    def _why_waiting(self, place: int | None, phase: str) -> str:
-        if not place:
-            return phase if phase.startswith("waiting for") else ""
+    def _why_waiting(self, place: int | None, status: Status) -> str:
+        if not place:  # what is waited for has its remedy in the message
+            return (status.message or status.phase) if status.phase.startswith("waiting for") else ""
         active = self.host.active
         if active is None:
             return f"waits for the device ({self.host.lease.holder or 'starting'})"

@@ -132,7 +132,7 @@ class Recorder:
         while reason := self._unwritten(write):
             if not self.run.path.is_dir() or not self.run.config_path.exists():
                 raise RunLost(f"the folder of run {self.run.id} was deleted while it was training: the run ended, nothing more was written")
-            self.writer.note(phase="waiting for the disk", message=f"{reason}: free space or make it writable; training goes on by itself")
+            self.writer.note(phase="waiting for the disk", message=f"{reason}: free space or make it writable; training goes on by itself.")
             if should_stop() or time.monotonic() > deadline:
                 raise RunLost(f"{reason}: the run ended after its last checkpoint; free space and press Resume")
             self.observe("trouble", {"message": reason})

@@ -117,6 +117,8 @@ def test_a_disk_full_for_a_while_loses_no_row(store, monkeypatch):
         if kind == "trouble":
             heard.append(content["message"])
             full[0] = len(heard) < 5
+        if kind == "episode" and content["episode"] == 6:
+            assert run.status().message == "", "what the run waited for is over"
 
     assert train(config, run, build=fake_build(), observe=observe) == "completed"
     assert len(heard) == 5 and "No space left" in heard[0]
