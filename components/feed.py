@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.errors import InputError
 from backend.runs import Run
+from backend.runs.events import standing_changes
 from components import banner
 from components.series import chart_payload
 
@@ -103,7 +104,7 @@ class RunFeed:
         if not offset:
             self._read_again = True
         rows, changes = len(self._columns.get("episode", [])), self.changes()
-        key = (attempt, rows, len(changes), self._sample)
+        key = (attempt, rows, [c["seq"] for c in changes], self._sample)
         if key != self._rows:
             self._rows = key
             self._set("charts", chart_payload(self.run.id, self._columns, changes, self._policy))
@@ -118,8 +119,8 @@ class RunFeed:
             self._sample, self._policy = grids[-1].episode, self.run.sampled_policy()
 
     def changes(self) -> list[dict[str, Any]]:
-        """Live changes that took effect, in order."""
-        return [e for e in self.events if e.get("kind") == "change"]
+        """Live changes that took effect or will on resume, in order."""
+        return standing_changes(self.events)
 
     def live_values(self) -> dict[str, Any]:
         """Present values of the settings that may change while training."""

@@ -11,6 +11,7 @@ import numpy as np
 from backend.analysis.convergence import plateau
 from backend.analysis.series import columns, present, schedule_lines, smooth, thin
 from backend.runs import Run
+from backend.runs.events import standing_changes
 
 Figure = dict[str, Any]
 # Okabe and Ito's palette, safe for colour-blind readers; dash styles repeat the distinction without colour.
@@ -40,8 +41,8 @@ def layout(title: str, y_title: str, x_title: str = "Episode", **extra: Any) -> 
 def marks(run: Run) -> list[dict[str, Any]]:
     """Vertical lines where a setting was changed while the run was training."""
     shapes = []
-    for event in run.events():
-        if event.get("kind") == "change" and isinstance(event.get("episode"), (int, float)):
+    for event in standing_changes(run.events()):
+        if isinstance(event.get("episode"), (int, float)):
             shapes.append({"type": "line", "x0": event["episode"], "x1": event["episode"], "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot", "width": 1}})
     return shapes
 

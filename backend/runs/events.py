@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,27 @@ def parse_events(lines: list[bytes]) -> list[dict[str, Any]]:
 def read_events(path: Path, since_seq: int = 0) -> list[dict[str, Any]]:
     """Events numbered above `since_seq`, in order."""
     return [event for event in parse_events(read_complete_lines(path)[0]) if event["seq"] > since_seq]
+
+
+def standing_changes(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Live changes in the order in which they were made, without those that a person has overruled.
+
+    A resume goes back some episodes. What a person then sets holds from that episode on: an older change of the same
+    setting, made before the resume for a later episode, does not come back.
+    """
+    standing: list[dict[str, Any]] = []
+    for event in events:
+        if event.get("kind") != "change":
+            continue
+        if _of_person(event):
+            standing = [old for old in standing if not (_of_person(old) and old.get("field") == event.get("field") and old["episode"] > event["episode"])]
+        standing.append(dict(event))
+    return standing
+
+
+def _of_person(change: Mapping[str, Any]) -> bool:
+    """Whether a person made it: what the trainer changed by itself it changes again, and overrules nobody."""
+    return change.get("source") != "recovery" and isinstance(change.get("episode"), int)
 
 
 class EventLog:

@@ -159,12 +159,20 @@ class RunStore:
         state = self.effective_state(run)
         if state in LIVE:
             raise InputError(f"run {run_id} is {state}: stop it before deleting it")
+        self.discard(run)
+
+    def discard(self, run: Run) -> None:
+        """Remove a run's folder whatever its state says: one that nobody hosts, such as a new one that could not be finished.
+
+        Raises:
+            InputError: it cannot be removed.
+        """
         grave = self.root / f".deleted-{uuid.uuid4().hex}"
         try:
             run.path.rename(grave)
             shutil.rmtree(grave)
         except OSError as error:
-            raise InputError(f"run {run_id} cannot be deleted ({error.strerror})") from error
+            raise InputError(f"run {run.id} cannot be deleted ({error.strerror}): is the folder of runs writable?") from error
 
     def zip(self, run_id: str, folder: str | Path | None = None, checkpoints: bool = True) -> Path:
         """Pack a run for download; control requests, ownership, temporary files and symbolic links stay out.

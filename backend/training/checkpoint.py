@@ -143,6 +143,20 @@ def newest_sound(run: Run, at_most: int | None = None, every: int = 1) -> Loaded
     return None
 
 
+def put_away(run: Run, info: CheckpointInfo) -> str:
+    """Rename a damaged checkpoint, so that it no longer counts as the newest and pushes no sound one out.
+
+    Returns:
+        The folder's new name; nothing lists it or removes it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    name = f".damaged-{info.name}-{uuid.uuid4().hex[:8]}"
+    os.rename(info.path, run.checkpoints_dir / name)
+    return name
+
+
 def sweep(run: Run) -> None:
     """Remove what a killed writer left half-written; put back an old checkpoint whose replacement never came."""
     for path in run.checkpoints_dir.glob(".tmp-*"):
@@ -153,6 +167,14 @@ def sweep(run: Run) -> None:
             os.rename(path, run.checkpoints_dir / checkpoint_name(episode))
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(run: Run, since: int) -> None:
+    """Checkpoints of up to `since` episodes no longer compete for the best: guidance or share of the reference set, which move the score, were others."""
+    for info in run.checkpoints():
+        manifest = read_json(info.path / MANIFEST) if info.episode <= since else None
+        if manifest and manifest.get("score") is not None:
+            write_json(info.path / MANIFEST, manifest | {"score": None, "score_before": manifest["score"]})
 
 
 def keep_and_prune(run: Run, keep_last: int) -> str | None:

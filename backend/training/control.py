@@ -16,7 +16,7 @@ from backend.training.lease import DeviceLease
 from backend.training.live import validate_change
 
 POLL_SECONDS = 0.1  # looking into a folder takes 20 microseconds here, on a network share a few milliseconds
-LOAN_SECONDS = 600.0  # longest loan of the device to another process
+LOAN_SECONDS = 600.0  # of the device to another process, unless it asks again meanwhile
 OF_EPISODES = ("pause", "save_now", "sample_now", "change")  # nothing obeys them after the last one
 
 

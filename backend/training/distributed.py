@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -23,7 +24,8 @@ from backend.runs import Run, RunStore
 if TYPE_CHECKING:
     import torch
 
-PATIENCE = timedelta(hours=2)  # a paused run answers nobody meanwhile
+PATIENCE = timedelta(hours=2)  # for a process that is still at its part of an episode
+KEEP_ALIVE_SECONDS = 60.0  # between two signs that rank 0 gives while the run is paused
 
 
 def world_size() -> int:
@@ -84,12 +86,21 @@ def team_control(run: Run, team: Team) -> Any:
             return False  # nobody leaves an episode that the others go on with, and what is asked meanwhile waits for `turnover`
 
         def turnover(self) -> bool:
-            orders = None
             if team.rank == 0:
+                self._told = time.monotonic()
                 go_on = super().turnover()
-                orders = (go_on, self.changes, self.save_now, self.sample_now)
-            go_on, self.changes, self.save_now, self.sample_now = team.broadcast(orders)
+                orders = team.broadcast((go_on, self.changes, self.save_now, self.sample_now))
+            else:
+                while (orders := team.broadcast(None)) is None:
+                    pass  # paused
+            go_on, self.changes, self.save_now, self.sample_now = orders
             return go_on
+
+        def _stand_aside(self) -> None:
+            super()._stand_aside()
+            if time.monotonic() - self._told > KEEP_ALIVE_SECONDS:
+                team.broadcast(None)  # a pause may last longer than the others' patience with a process that says nothing
+                self._told = time.monotonic()
 
     return TeamControl(run)
 
@@ -121,6 +132,7 @@ def train_together(
             run = _shadow(run, Path(scratch))
             config = config.model_copy(update={"eval_images": 0, "tracker": "none"})
             keywords = {}
+        team.gather(None)  # rank 0 cuts its tables and puts damaged checkpoints away only once the others have their copies
 
         def shared(settings: TrainConfig, say: Any) -> Any:
             session = (build or build_session)(settings.model_copy(update={"device": _own_device(settings)}), say)

@@ -12,9 +12,8 @@ from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import Run
-from backend.runs.files import read_json, write_json
 from backend.training.annealing import anneal
-from backend.training.checkpoint import MANIFEST, checkpoint_name, keep_and_prune, save_checkpoint
+from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_checkpoint, set_aside
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
@@ -32,14 +31,6 @@ from backend.training.session import Session
 from backend.training.summary import episode_line, is_due, opening_lines
 
 ALERT_EVERY = 10  # episodes between two looks for a plateau and for reward hacking
-
-
-def set_aside(run: Run, since: int) -> None:
-    """Checkpoints of up to `since` episodes no longer compete for the best: guidance or share of the reference set, which move the score, were others."""
-    for info in run.checkpoints():
-        manifest = read_json(info.path / MANIFEST) if info.episode <= since else None
-        if manifest and manifest.get("score") is not None:
-            write_json(info.path / MANIFEST, manifest | {"score": None, "score_before": manifest["score"]})
 
 
 class EpisodeLoop:
@@ -88,7 +79,7 @@ class EpisodeLoop:
             Whether the last one was reached; False after a stop.
 
         Raises:
-            RunLost: there is nowhere left to record to.
+            RunLost: there is nowhere left to record to, or to write the last checkpoint to.
         """
         self.recorder.state("running", trainable=self.agent.policy.trainable_count, device=str(self.session.device), message="")
         for line in opening_lines(self.live, self.agent.policy.trainable_count, getattr(self.agent, "clip_nats", None)):
@@ -108,8 +99,8 @@ class EpisodeLoop:
             return False
         for sentence in self.control.end():
             self.recorder.alert(sentence)
-        if self.saved_at != self.progress.episode:
-            self.save()
+        if not self.save():
+            self.recorder.hold_until_written(self.control.should_stop, self._write_checkpoint)
         return True
 
     def episode(self, number: int) -> None:
@@ -240,9 +231,17 @@ class EpisodeLoop:
 
     def save(self) -> bool:
         """Write a checkpoint of the completed episodes; a refusing disk is told and leaves the earlier ones."""
+        if trouble := self._write_checkpoint():
+            kept = self.run_.checkpoints()
+            earlier = f"{kept[-1].name} is kept" if kept else "there is none yet"
+            self.recorder.alert(f"{trouble}: free space; {earlier}")
+        return not trouble
+
+    def _write_checkpoint(self) -> str:
+        """Write it where it is not there yet; returns why it could not be written, or nothing."""
         number = self.progress.episode
         if self.saved_at == number:
-            return True
+            return ""
         self.recorder.phase("saving a checkpoint")
         try:
             score = self.progress.smooth_score
@@ -251,19 +250,17 @@ class EpisodeLoop:
                 set_aside(self.run_, self.progress.steady_from)
             best = keep_and_prune(self.run_, self.config.keep_last)
         except OSError as error:
-            kept = self.run_.checkpoints()
-            earlier = f"{kept[-1].name} is kept" if kept else "there is none yet"
-            self.recorder.alert(f"the checkpoint after episode {number} could not be written ({error.strerror or error}): free space; {earlier}")
-            return False
+            return f"the checkpoint after episode {number} could not be written ({error.strerror or error})"
         self.saved_at = number
         self.recorder.event("checkpoint", episode=number, name=checkpoint_name(number), best=best == checkpoint_name(number))
-        return True
+        return ""
 
     def _apply_changes(self, number: int) -> None:
         """Live changes take effect here, at an episode's start: recorded ones again, new ones with an event."""
         for change in self.replay.pop(number, []):
             self._set_live(change["field"], change["value"])
         for change in self.control.take_changes():
+            self.replay = {later: [old for old in recorded if old["field"] != change["field"]] for later, recorded in self.replay.items()}  # see `standing_changes`
             self._set_live(change["field"], change["value"])
             self.recorder.event("change", episode=number, **change)
         self.control.config = self.live

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from backend.errors import InputError
 from backend.runs import Run, RunStore
-from backend.runs.process import identity
+from backend.runs.status import StatusWriter
 from backend.training.executors import Executor, ProcessExecutor, ThreadExecutor, settle, wants_process
 from backend.training.lease import DeviceLease
 from backend.training.libraries import import_trainer
-from backend.training.live import LENT
+from backend.training.loans import left_training, lent_by, trains_alone
+
+LOOK_SECONDS = 0.5  # between two looks for runs that were left training
 
 
 class Host:
@@ -62,6 +64,7 @@ class Host:
         """Add a run at the end."""
         with self._condition:
             self._waiting.append(run.id)
+            self.sentences.pop(run.id, None)  # what was said of its last attempt
             if self._worker is None or not self._worker.is_alive():
                 self._worker = threading.Thread(target=self._work, name="trainer", daemon=True)
                 self._worker.start()
@@ -87,9 +90,14 @@ class Host:
                 run_id = self._waiting.pop(0)
                 try:
                     run = self.store.get(run_id)
-                    executor = self._executor(run)
                 except InputError as error:
                     self.sentences[run_id] = str(error)
+                    self._condition.notify_all()
+                    continue
+                try:
+                    executor = self._executor(run)
+                except Exception as error:  # settings that cannot be read here, or a model's folder
+                    self._lost(run, error)
                     self._condition.notify_all()
                     continue
                 self._active = (run_id, executor)
@@ -97,6 +105,8 @@ class Host:
 
     def _host(self, run: Run, executor: Executor) -> None:
         try:
+            if not self._await_left(run):
+                return
             with self._loans.held(f"run {run.id}"):
                 pass  # who borrowed the device from a run that has ended since still works on it
             with self.lease.held(f"run {run.id}"):
@@ -105,11 +115,34 @@ class Host:
                 self.sentences[run.id] = sentence
             settle(run, "failed", "", error=sentence or "the trainer ended without a word; log.txt has its last lines")
         except Exception as error:
-            self.sentences[run.id] = f"run {run.id} could not be hosted: {type(error).__name__}: {error}"
+            self._lost(run, error)
         finally:
             with self._condition:
                 self._active = None
                 self._condition.notify_all()
+
+    def _await_left(self, run: Run) -> bool:
+        """Wait for runs that trained on when their server ended: they have the device, and no lease of this process says so.
+
+        Returns:
+            Whether the run may begin; False where it was stopped meanwhile.
+        """
+        while left := left_training(self.store, but=run.id):
+            if self._closing or run.asked() == "stop":
+                settle(run, "stopped", "stopped while it waited for the device", error="")
+                return False
+            phase = f"waiting for run {left[0].id}"
+            if run.status().phase != phase:
+                whose = f"it trains on this machine in process {left[0].status().pid}, of another server or of one that has ended"
+                StatusWriter(run.status_path, run.status()).update(phase=phase, message=f"{phase}: {whose}; this run begins after it, stop that one to begin now.")
+            time.sleep(LOOK_SECONDS)
+        return True
+
+    def _lost(self, run: Run, error: Exception) -> None:
+        """Settle a run that could not be hosted, so that it can be resumed or deleted."""
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        self.sentences[run.id] = f"run {run.id} could not be hosted ({why}): mend that and press Resume"
+        settle(run, "failed", "", error=self.sentences[run.id])
 
     def _executor(self, run: Run) -> Executor:
         if wants_process(run.config):
@@ -125,28 +158,16 @@ class Host:
         """
         if not self.has_own_sessions:
             import_trainer()
-        with self._loans.held(name, timeout):
+        with self._loans.held(name, timeout), ExitStack() as borrowed:
             active = self._active
+            left = left_training(self.store, but=active[0] if active else "")
             if active is None or active[1].name == "thread":
-                with self.lease.held(name, timeout):
-                    yield
-                return
-            run = self.store.get(active[0])
-            run.request("lend", identity())
-            try:
-                self._await_loan(run, active, timeout)
-                yield
-            finally:
-                if run.path.is_dir() and self._active is active:
-                    run.request("give_back")
-
-    def _await_loan(self, run: Run, active: tuple[str, Executor], timeout: float) -> None:
-        """Wait until the run lends the device, or has ended: the next one waits for the loan's end."""
-        deadline = time.monotonic() + timeout
-        while self._active is active and run.status().phase != LENT:
-            if time.monotonic() > deadline:
-                raise InputError(f"run {run.id} did not lend the device within {timeout:.0f} s: try again when its episode has ended")
-            time.sleep(0.05)
+                borrowed.enter_context(self.lease.held(name, timeout))
+            elif active[1].process is not None or not left:  # what waits for those that are left has nothing to lend
+                borrowed.enter_context(lent_by(self.store.get(active[0]), lambda: self._active is not active, timeout))
+            for run in left:
+                borrowed.enter_context(lent_by(run, lambda run=run: not trains_alone(run), timeout))
+            yield
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing trains or waits here; whether that was reached."""
@@ -157,7 +178,7 @@ class Host:
         """Stop gracefully: the run in hand writes its checkpoint, those that wait are taken out of the queue."""
         with self._condition:
             for run_id in self._waiting:
-                settle(self.store.get(run_id), "stopped", "the server shut down before it began", error="")
+                settle(Run(self.store.root / run_id), "stopped", "the server shut down before it began", error="")
             self._waiting.clear()
             self._closing = True
             if self._active:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from backend.config import TrainConfig, make_config, upgrade
 from backend.errors import InputError
 from backend.runs import LIVE, Login, Owner, Run, RunStore, is_owner, new_owner, set_owner
-from backend.runs.process import identity
-from backend.runs.status import Status
 from backend.training.chunks import Chunk, chunks_awaited
 from backend.training.executors import leave_cluster, queue_again, settle
 from backend.training.host import Host
+from backend.training.hosted import Hosted, QueueEntry
 from backend.training.libraries import import_trainer
 from backend.training.limits import Limits
 from backend.training.live import validate_change
+from backend.training.places import Places
 from backend.training.record import machine_record
+from backend.training.turns import Turns
 
-CHUNK_PATIENCE_SECONDS = 300.0  # for the chunks of others
 FOREIGN = "this run belongs to another visitor: only its owner can steer it; start or clone one of your own"
 
 
@@ -29,15 +28,6 @@ class Ticket(NamedTuple):
 
     run_id: str
     token: str
-
-
-@dataclass(frozen=True)
-class QueueEntry:
-    """One run in the queue; place 0 is training."""
-
-    run_id: str
-    place: int
-    state: str
 
 
 class Manager:
@@ -65,8 +55,9 @@ class Manager:
     ) -> None:
         self.store, self.require_token, self.limits, self.trust_paths, self.chunk = store, require_token, limits or Limits(), trust_paths, chunk
         self.host = Host(store, build, command)
-        self._owners: dict[str, Owner] = {}
-        self._in_chunk: set[str] = set()
+        self.turns = Turns(store, self.host.lease, chunk) if chunk else None
+        self.hosted = Hosted(store, self.host, self.turns)
+        self.places = Places(self.limits, self._waiting, lambda: {*self.host.ids(), *self.hosted.in_chunk()})
         self.found_at_start = self.reconcile()
 
     # Starting
@@ -79,24 +70,39 @@ class Manager:
             owner: the caller's own token, so that one browser has one token, or the user who is logged in; a new token by default.
 
         Raises:
-            InputError: settings, files or limits refuse; nothing was written.
+            InputError: settings, files, limits or the disk refuse; nothing was left behind.
         """
         config = make_config(upgrade(values, trusted=self.trust_paths))
-        self._check(config, owner)
-        run = self.store.create(config, machine_record(config))
-        login = owner if isinstance(owner, Login) else None
-        token = owner if isinstance(owner, str) and owner else new_owner()
-        set_owner(run, token, login)
-        self._owners[run.id] = login or token
-        if self.chunk is None:
-            self.host.enqueue(run)
+        self._check(config)
+        record = machine_record(config)
+        with self.places.alone():
+            self.places.check(owner)
+            run, token = self._create(config, record, owner)
+            self.places.give(run.id, owner)
+            self._enqueue(run)
         return Ticket(run.id, token)
 
-    def _check(self, config: TrainConfig, owner: Owner | None) -> None:
+    def _create(self, config: TrainConfig, record: dict[str, Any], owner: Owner | None) -> tuple[Run, str]:
+        run = self.store.create(config, record)
+        token = owner if isinstance(owner, str) and owner else new_owner()
+        try:
+            set_owner(run, token, owner if isinstance(owner, Login) else None)
+        except OSError as error:
+            self.store.discard(run)
+            raise InputError(f"the owner of a new run cannot be written in {self.store.root} ({error.strerror}): free space or set RUNS_DIR to another folder") from error
+        return run, token
+
+    def _enqueue(self, run: Run) -> None:
+        if self.turns is None:
+            self.host.enqueue(run)
+
+    def _waiting(self) -> list[str]:
+        return self.host.waiting() if self.turns is None else chunks_awaited(self.store)
+
+    def _check(self, config: TrainConfig) -> None:
         from backend.training.trackers import check_tracker
 
         self.limits.check_settings(config)
-        self._check_place(owner)
         self._check_inputs(config)
         check_tracker(config)
 
@@ -105,11 +111,6 @@ class Manager:
 
         if not self.host.has_own_sessions:
             check_inputs(config, here=self.chunk is None)
-
-    def _check_place(self, owner: Owner | None) -> None:
-        waiting = self.host.waiting() if self.chunk is None else chunks_awaited(self.store)
-        mine = [r for r in {*self.host.ids(), *self._in_chunk, *waiting} if owner and self._owners.get(r) == owner]
-        self.limits.check_place(len(waiting), len(mine))
 
     def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
@@ -121,21 +122,20 @@ class Manager:
             InputError: not the owner, nothing to resume, no place in the queue, or a file or the device that it needs is not here.
         """
         run = self._steerable(run_id, token)
-        state = self.store.effective_state(run)
-        if state == "paused" or self._requested(run, run.status(), state) == "pause":
-            run.request("resume")
-            return "going on"
-        if state in LIVE:
-            raise InputError(f"run {run_id} is {state}: there is nothing to resume")
-        self._check_place(token)
-        status = run.status()
-        if state == "completed" and status.episode >= run.config.episodes:
-            raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
-        self._check_inputs(run.config)
-        dropped = queue_again(run)
-        self._owners[run_id] = token or ""
-        if self.chunk is None:
-            self.host.enqueue(run)
+        with self.places.alone():
+            state = self.hosted.state(run)
+            if state == "paused" or self.hosted.requested(run, run.status(), state) == "pause":
+                run.request("resume")
+                return "going on"
+            if state in LIVE:
+                raise InputError(f"run {run_id} is {state}: there is nothing to resume")
+            self.places.check(self.places.owner_of(run_id, token))
+            if state == "completed" and run.status().episode >= run.config.episodes:
+                raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
+            self._check_inputs(run.config)
+            dropped = queue_again(run)
+            self.places.give(run_id, token)
+            self._enqueue(run)
         left = f"; {len(dropped)} requests left for the earlier process were dropped" if dropped else ""
         return f"queued: it goes on from its newest sound checkpoint{left}"
 
@@ -147,23 +147,14 @@ class Manager:
 
         Raises:
             InputError: not the owner, the GPU is busy for too long, or the run's files refuse.
+            Exception: what the lender raises where it refuses.
         """
         run = self._steerable(run_id, token)
-        if self.chunk is None or run.status().state != "queued":
+        if self.turns is None or run.status().state != "queued":
             return ""
         if not self.host.has_own_sessions:
             import_trainer()  # here: the process that has the GPU is a fork of this one
-        try:
-            self.host.lease.acquire(f"run {run_id}", CHUNK_PATIENCE_SECONDS)
-        except InputError:
-            settle(run, "stopped", "the GPU was lent to others for too long: press Continue to wait again", error="")
-            raise
-        self._in_chunk.add(run_id)
-        try:
-            return self.chunk(str(self.store.root), run_id)
-        finally:
-            self._in_chunk.discard(run_id)
-            self.host.lease.release()
+        return self.turns.take(run)
 
     def clone(self, run_id: str, changes: Mapping[str, Any] | None = None, owner: Owner | None = None) -> Ticket:
         """A new run with another's settings, some of them changed."""
@@ -187,7 +178,7 @@ class Manager:
 
     def _request(self, run_id: str, token: Owner | None, kind: str, payload: dict[str, Any] | None = None) -> str:
         run = self._steerable(run_id, token)
-        state = self.store.effective_state(run)
+        state = self.hosted.state(run)
         if state not in LIVE or (state == "queued" and kind != "stop"):
             raise InputError(f"run {run_id} is {state}: it cannot take {kind.replace('_', ' ')} now")
         return run.request(kind, payload)
@@ -203,15 +194,9 @@ class Manager:
             The request's id; empty for a queued run, which has left the queue already.
         """
         run = self._steerable(run_id, token)
-        if self.host.take_out(run) or self._leave_chunks(run) or leave_cluster(run):
+        if self.host.take_out(run) or (self.turns is not None and self.turns.leave(run)) or leave_cluster(run):
             return ""
         return self._request(run_id, token, "stop")
-
-    def _leave_chunks(self, run: Run) -> bool:
-        waits = self.chunk is not None and run.id not in self._in_chunk and run.status().state == "queued"
-        if waits:
-            settle(run, "stopped", "left before its turn on the GPU", error="")
-        return waits
 
     def save_now(self, run_id: str, token: Owner | None = None) -> str:
         """Write a checkpoint after the episode in hand; returns the request's id."""
@@ -243,8 +228,14 @@ class Manager:
         return "this run trains in another process: it was asked to stop, and only its own host can cut it off"
 
     def delete(self, run_id: str, token: Owner | None = None) -> None:
-        """Remove a run that is not live."""
-        self._steerable(run_id, token)
+        """Remove a run that is not live.
+
+        Raises:
+            InputError: not the owner, or the run is live or cannot be removed.
+        """
+        run = self._steerable(run_id, token)
+        if self.hosted.state(run) == "interrupted":
+            settle(run, "interrupted", "", error="")  # one that this very process has lost still says that it lives
         self.store.delete(run_id)
 
     # Looking
@@ -255,40 +246,11 @@ class Manager:
 
     def queue(self) -> list[QueueEntry]:
         """The run that trains and those that wait, in order."""
-        first = 0 if self.host.active else 1
-        return [QueueEntry(run_id, place, "running" if place == 0 else "queued") for place, run_id in enumerate(self.host.ids(), first)]
+        return self.hosted.queue()
 
     def status(self, run_id: str) -> dict[str, Any]:
         """A run's status with what only this process knows: `effective_state`, `place`, `waiting`, `hosted_here`; `requested` counts what still waits to be read."""
-        run = self.store.get(run_id)
-        status = run.status()
-        state = self.store.liveness.effective_state(str(run.path), status)
-        place = next((e.place for e in self.queue() if e.run_id == run_id), None)
-        mine = status.host == identity()["host"] and status.pid == identity()["pid"]
-        chunked = self.chunk is not None and (run_id in self._in_chunk or state == "queued")
-        if state in LIVE and mine and place is None and not chunked:
-            state = "interrupted"
-        return {
-            **status.to_dict(),
-            "requested": self._requested(run, status, state),
-            "effective_state": state,
-            "place": place,
-            "waiting": self._why_waiting(place, status.phase) or self.host.sentences.get(run_id, ""),
-            "hosted_here": place is not None,
-        }
-
-    def _requested(self, run: Run, status: Status, state: str) -> str:
-        """What a live run was asked for and has not obeyed yet: stop, pause or nothing."""
-        return (run.asked() or status.requested) if state in LIVE else ""
-
-    def _why_waiting(self, place: int | None, phase: str) -> str:
-        if not place:
-            return phase if phase.startswith("waiting for") else ""
-        active = self.active()
-        if active is None:
-            return f"waits for the device ({self.host.lease.holder or 'starting'})"
-        ahead = f"run {active}" + (f" and {place - 1} more" if place > 1 else "")
-        return f"number {place} in the queue, behind {ahead}"
+        return self.hosted.status(self.store.get(run_id))
 
     def reconcile(self) -> list[str]:
         """Look for runs whose process died. Nothing is written: readers see them as interrupted, Resume takes them over."""

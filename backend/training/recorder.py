@@ -116,25 +116,34 @@ class Recorder:
             self._try(write)
         return not self.trouble
 
-    def hold_until_written(self, should_stop: Callable[[], bool]) -> None:
+    def hold_until_written(self, should_stop: Callable[[], bool], write: Callable[[], str] | None = None) -> None:
         """Wait while the disk refuses; rows and events stay in memory meanwhile.
+
+        Args:
+            should_stop: whether to wait no longer.
+            write: what else must be on the disk, tried again and again; returns why it is not, or nothing.
 
         Raises:
             RunLost: the folder is gone, or the patience or the run is at its end.
         """
-        if not self.trouble and not self.writer.trouble:
+        if not self.trouble and not self.writer.trouble and write is None:
             return
         deadline = time.monotonic() + self.patience_seconds
-        while not self.flush() or not self.writer.update():
+        while reason := self._unwritten(write):
             if not self.run.path.is_dir() or not self.run.config_path.exists():
                 raise RunLost(f"the folder of run {self.run.id} was deleted while it was training: the run ended, nothing more was written")
-            reason = self.trouble or self.writer.trouble
-            self.writer.note(phase="waiting for the disk", message=f"{reason}: free space or make it writable; training goes on by itself")
+            self.writer.note(phase="waiting for the disk", message=f"{reason}: free space or make it writable; training goes on by itself.")
             if should_stop() or time.monotonic() > deadline:
                 raise RunLost(f"{reason}: the run ended after its last checkpoint; free space and press Resume")
             self.observe("trouble", {"message": reason})
             time.sleep(RETRY_SECONDS)
+        self.writer.note(phase="", message="")
         self.alert("the disk refused for a while and accepts again: nothing was lost")
+
+    def _unwritten(self, write: Callable[[], str] | None) -> str:
+        if not self.flush() or not self.writer.update():
+            return self.trouble or self.writer.trouble or f"{self.run.id} cannot be written"  # a heartbeat may have succeeded meanwhile
+        return write() if write else ""
 
     def close(self) -> None:
         """End the heartbeat; the last state must have been set before."""

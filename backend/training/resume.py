@@ -7,9 +7,10 @@ from typing import Any
 
 from backend.runs import TABLES, Run
 from backend.runs.control import drop_requests
+from backend.runs.events import standing_changes
 from backend.runs.run import FOLDERS
 from backend.runs.tables import cut_after
-from backend.training.checkpoint import newest_sound, sweep
+from backend.training.checkpoint import newest_sound, put_away, sweep
 from backend.training.control import Control
 from backend.training.recorder import Recorder
 
@@ -34,18 +35,24 @@ class Beginning:
 
 
 def begin(run: Run) -> Beginning:
-    """Prepare a run's folder for a new attempt: readers that see the new attempt's number find only rows up to the checkpoint."""
+    """Prepare a run's folder for a new attempt: readers that see the new attempt's number find only rows up to the checkpoint.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     for folder in FOLDERS:
         (run.path / folder).mkdir(exist_ok=True)  # empty folders do not survive a zip
     sweep(run)
     found = newest_sound(run)
     start = Beginning()
-    damaged = found.passed_over if found else [info.name for info in run.checkpoints()]
+    newest_first = run.checkpoints()[::-1]
+    damaged = newest_first[: len(found.passed_over)] if found else newest_first
     if found:
         start.episode, start.state, start.checkpoint = found.info.episode, found.state, found.info.name
-    for fault in damaged:
-        instead = f"{start.checkpoint} is used instead" if found else "no other is left, so the run begins anew"
-        start.sentences.append(f"checkpoint {fault}: {instead}" if found else f"checkpoint {fault} is damaged: {instead}")
+    faults = found.passed_over if found else [f"{info.name} is damaged" for info in damaged]
+    instead = f"{start.checkpoint} is used instead" if found else "no other is left, so the run begins anew"
+    for info, fault in zip(damaged, faults, strict=True):
+        start.sentences.append(f"checkpoint {fault}: {instead}; it is kept as checkpoints/{put_away(run, info)}")
     for name in TABLES:
         cut_after(run.table_path(name), start.episode + 1)
     # What waits while a run is queued was meant for this attempt; what a dead process left was not.
@@ -65,9 +72,9 @@ def leave_changes(control: Control, recorder: Recorder) -> None:
 
 
 def recorded_changes(run: Run, from_episode: int) -> dict[int, list[dict[str, Any]]]:
-    """Live changes that people made, by episode, from an episode on. What the trainer changed by itself it will change again."""
+    """Live changes that people made and that still stand, by episode, from an episode on. What the trainer changed by itself it will change again."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for event in run.events():
-        if event["kind"] == "change" and event.get("source") != "recovery" and isinstance(event.get("episode"), int) and event["episode"] >= from_episode:
+    for event in standing_changes(run.events()):
+        if event.get("source") != "recovery" and isinstance(event.get("episode"), int) and event["episode"] >= from_episode:
             found.setdefault(event["episode"], []).append({"field": event.get("field"), "value": event.get("value"), "old": event.get("old")})
     return found

@@ -17,7 +17,7 @@ from backend.runs import LIVE, Run
 from backend.runs.files import read_json, write_json
 from backend.runs.process import host_name, is_same_process_alive
 from backend.runs.status import fresh_status
-from backend.runs.takeover import claim_attempt
+from backend.runs.takeover import claimed
 from backend.training.control import Control
 from backend.training.episodes import EpisodeLoop
 from backend.training.recorder import Recorder, RunLost
@@ -50,15 +50,15 @@ def train(config: TrainConfig, run: Run, control: Control | None = None, *, buil
     before = run.status()
     if before.state in LIVE and before.state != "queued" and before.host == host_name() and is_same_process_alive(before.pid, before.pid_create_time):
         raise InputError(f"run {run.id} is {before.state} in process {before.pid}: stop it there first")
-    attempt = claim_attempt(run.attempts_dir, before.attempt)
     control = control or Control(run)
     with _threads(config, run):
-        cut = begin(run)
-        status = fresh_status(
-            state="starting", attempt=attempt, total=config.episodes, episode=cut.episode, executor=executor, best_score=before.best_score,
-            best_episode=before.best_episode, base_level=before.base_level, reference_level=before.reference_level, score=before.score,
-        )  # fmt: skip
-        recorder = Recorder(run, status, observe)
+        with claimed(run.attempts_dir, before.attempt) as attempt:
+            cut = begin(run)
+            status = fresh_status(
+                state="starting", attempt=attempt, total=config.episodes, episode=cut.episode, executor=executor, best_score=before.best_score,
+                best_episode=before.best_episode, base_level=before.base_level, reference_level=before.reference_level, score=before.score,
+            )  # fmt: skip
+            recorder = Recorder(run, status, observe)
         control.acknowledge = recorder.acknowledge
         try:
             with track(config, run, recorder):

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
-PATIENCE = float(os.environ.get("BROWSER_PATIENCE", "1"))  # raise it on a busy machine
 SMALL = {"PROMPTS_PER_GROUP": 4, "NUM_INFERENCE_STEPS": 6, "WINDOW_START": 0, "PROBE_EVERY": 0, "EVAL_IMAGES": 0}
 FAST = {"EPISODES": 400, **SMALL, "SAMPLE_EVERY": 2, "SAVE_EVERY": 2, "THREADS": 1, "EXECUTOR": "thread"}
 
@@ -30,8 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(240 * PATIENCE))
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
-    """What a condition returns once it is true; fails with a sentence after so many seconds."""
+def wait_for(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> object:
+    """What a condition returns once it is true; fails after so many seconds with a sentence, or with what a function says then."""
     seconds *= PATIENCE
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -39,7 +40,7 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> obje
         if value:
             return value
         time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
 
 
 class Server:
@@ -63,7 +64,7 @@ class Server:
         begin = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "app.py", "--runs-dir", str(self.runs)], cwd=ROOT, env=self.environ, stdout=log, stderr=log)
-        wait_for(self.answers, 60, f"the page answers; log: {self.log.read_text()[-2000:]}")
+        wait_for(self.answers, 60, lambda: f"the page answers; log: {self.log.read_text()[-2000:]}")
         return time.monotonic() - begin
 
     def answers(self) -> bool:

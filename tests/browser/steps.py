@@ -33,12 +33,12 @@ def points(page: Any) -> int:
 def wait_state(page: Any, wanted: str, seconds: float = 40) -> None:
     """Wait for a state in the banner."""
     names = wanted.split("|")
-    wait_for(lambda: state(page) in names, seconds, f"state {wanted}; it is {state(page)}: {page.inner_text('#banner')}")
+    wait_for(lambda: state(page) in names, seconds, lambda: f"state {wanted}; it is {state(page)}: {page.inner_text('#banner')}")
 
 
 def wait_points(page: Any, least: int, seconds: float = 40) -> int:
     """Wait until the curve has so many points."""
-    wait_for(lambda: points(page) >= least, seconds, f"{least} points; there are {points(page)}: {page.inner_text('#banner')}")
+    wait_for(lambda: points(page) >= least, seconds, lambda: f"{least} points; there are {points(page)}: {page.inner_text('#banner')}")
     return points(page)
 
 
@@ -49,7 +49,7 @@ def start(page: Any, **fields: object) -> str:
     for name, value in fields.items():
         page.fill(f"#field-{name} input", str(value))
     page.click("#start")
-    wait_for(lambda: run_id(page) not in {"", before} and state(page) != "recorded", 30, f"a new run; {page.inner_text('#form-column')[:400]}")
+    wait_for(lambda: run_id(page) not in {"", before} and state(page) != "recorded", 30, lambda: f"a new run; {page.inner_text('#form-column')[:400]}")
     return run_id(page)
 
 
@@ -90,7 +90,7 @@ def choose(page: Any, dropdown: str, words: str) -> None:
 def press(page: Any, name: str) -> None:
     """Press one of the live view's buttons once it can be pressed."""
     button = page.locator(f"#button-{name}")
-    wait_for(lambda: button.is_enabled(), 20, f"button {name} can be pressed; {page.inner_text('#banner')}")
+    wait_for(lambda: button.is_enabled(), 20, lambda: f"button {name} can be pressed; {page.inner_text('#banner')}")
     button.click()
 
 

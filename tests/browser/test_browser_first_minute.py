@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.browser import steps
-from tests.browser.conftest import PATIENCE, Server, wait_for
+from tests.browser.conftest import Server, wait_for
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.browser
 READY = "document.querySelector('#start') && !document.querySelector('#start').disabled && document.querySelector('#banner .banner-id')"
@@ -43,7 +44,7 @@ def test_page_in_ten_seconds_recorded_run_and_first_point_in_fifteen(fresh: Serv
     assert page.locator("#reference-strip img").count() >= 4, "the reference set is shown without a click"
     began, old = time.monotonic(), steps.points(page)  # the chart shows the recorded run's points until the new one has its first
     page.click("#start")
-    wait_for(lambda: steps.run_id(page) not in {"", recorded} and 1 <= steps.points(page) < old, 15, f"the first point of the curve: {page.inner_text('#banner')}")
+    wait_for(lambda: steps.run_id(page) not in {"", recorded} and 1 <= steps.points(page) < old, 15, lambda: f"the first point of the curve: {page.inner_text('#banner')}")
     assert time.monotonic() - began <= 15 * PATIENCE
     wait_for(lambda: page.locator("#film .tile").count() >= 4, 10, "the first sample grid")
     context.close()

@@ -11,7 +11,8 @@ from tests.benchmarks.bench_endurance import ARMS, measure, missed
 from tests.benchmarks.bench_page import ticks_while_starting
 from tests.benchmarks.page_memory import measure_memory
 from tests.benchmarks.page_server import Viewer, timed
-from tests.browser.conftest import CHROMIUM, PATIENCE, Server
+from tests.browser.conftest import CHROMIUM, Server
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.browser
 SHORT_GROWTH = 20.0  # percent; caches still fill within the first half minute

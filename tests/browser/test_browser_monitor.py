@@ -65,7 +65,8 @@ def test_a_second_start_waits_in_the_queue_and_can_leave_it(open_page: Any) -> N
     first = steps.start(page)
     second = steps.start(page)
     steps.wait_state(page, "queued")
-    assert f"behind run {first}" in page.inner_text("#banner") and page.inner_text("#button-stop") == "Leave the queue"
+    assert f"behind run {first}" in page.inner_text("#banner")
+    wait_for(lambda: page.inner_text("#button-stop") == "Leave the queue", 5, "the button follows the state")
     steps.press(page, "stop")
     steps.wait_state(page, "stopped")
     assert steps.run_id(page) == second and "taken out of the queue" in page.inner_text("#banner")

@@ -30,14 +30,14 @@ def _compare(page: Any) -> None:
     wait_for(lambda: page.locator("#compare-neighbours img").count() > 0, 40, "neighbours of the recorded samples")
     page.get_by_label("Images", exact=True).first.fill("4")
     page.click("#compare-draw")
-    wait_for(lambda: "4 test prompts drawn" in page.inner_text("#compare-answer"), 60, f"drawn pairs; {page.inner_text('#compare-answer')}")
+    wait_for(lambda: "4 test prompts drawn" in page.inner_text("#compare-answer"), 60, lambda: f"drawn pairs; {page.inner_text('#compare-answer')}")
     wait_for(lambda: page.locator("#compare-slider img").count() >= 2, 20, "a pair under the slider")
     wait_for(lambda: page.evaluate(MAP) != "[]", 20, "the feature map")
     flat = page.evaluate(MAP)
     page.locator("#compare-method label", has_text="t-SNE").click()
     wait_for(lambda: page.evaluate(MAP) not in {"[]", flat}, 40, "the map in the other projection")
     page.click("#compare-evaluate")
-    wait_for(lambda: "Evaluated." in page.inner_text("#compare-answer"), 150, f"the evaluation; {page.inner_text('#compare-answer')}")
+    wait_for(lambda: "Evaluated." in page.inner_text("#compare-answer"), 150, lambda: f"the evaluation; {page.inner_text('#compare-answer')}")
     assert page.locator("#compare-evaluation table").count() >= 1
 
 
@@ -47,9 +47,9 @@ def _take_along(page: Any, run: str) -> None:
     steps.choose(page, "runs-one", run)
     wait_for(lambda: page.locator("#runs-details").inner_text().strip(), 20, "the run's details")
     page.click("#runs-report")
-    wait_for(lambda: any(".html" in h for h in page.evaluate(HREFS)) and any(".md" in h for h in page.evaluate(HREFS)), 60, f"a report; {page.inner_text('#runs-answer')}")
+    wait_for(lambda: any(".html" in h for h in page.evaluate(HREFS)) and any(".md" in h for h in page.evaluate(HREFS)), 60, lambda: f"a report; {page.inner_text('#runs-answer')}")
     page.click("#runs-download")
-    wait_for(lambda: any(".zip" in h for h in page.evaluate(HREFS)), 30, f"a zip; {page.inner_text('#runs-answer')}")
+    wait_for(lambda: any(".zip" in h for h in page.evaluate(HREFS)), 30, lambda: f"a zip; {page.inner_text('#runs-answer')}")
 
 
 def _a_stranger_cannot_delete(open_page: Any, server: Server, run: str) -> None:
@@ -70,5 +70,5 @@ def _delete(page: Any, server: Server, run: str) -> None:
     assert (server.runs / run).is_dir()
     page.click("#runs-delete")
     page.click("#runs-confirm")
-    wait_for(lambda: "is deleted" in page.inner_text("#runs-answer"), 15, f"the run is deleted; {page.inner_text('#runs-answer')}")
+    wait_for(lambda: "is deleted" in page.inner_text("#runs-answer"), 15, lambda: f"the run is deleted; {page.inner_text('#runs-answer')}")
     wait_for(lambda: run not in page.inner_text("#runs-table"), 10, "the table without it")

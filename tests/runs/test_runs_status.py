@@ -13,8 +13,8 @@ import pytest
 
 from backend.errors import InputError
 from backend.runs import process
-from backend.runs.status import LIVE, NEXT, TERMINAL, Liveness, Status, StatusWriter, fresh_status, read_status
-from backend.runs.takeover import claim_attempt
+from backend.runs.status import LIVE, NEXT, STALE_SECONDS, TERMINAL, Liveness, Status, StatusWriter, fresh_status, read_status
+from backend.runs.takeover import claim_attempt, claimed
 
 
 def test_states_are_live_or_terminal_and_terminal_ones_only_start_again():
@@ -132,3 +132,50 @@ def test_an_attempt_whose_owner_died_before_it_wrote_is_passed_over(tmp_path, mo
     (tmp_path / "attempts" / "3").mkdir()
     (tmp_path / "attempts" / "3" / "owner.json").write_text(json.dumps({"host": process.host_name(), "pid": 2**22 + 1, "pid_create_time": 1.0}))
     assert claim_attempt(tmp_path / "attempts", 1) == 4
+
+
+def claim_of_another_machine(run, seconds_ago):
+    """An attempt that a process elsewhere claimed so long ago, on the file system's clock."""
+    claim = run / "attempts" / "2"
+    claim.mkdir(parents=True)
+    (claim / "owner.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "pid_create_time": 1.0}))
+    StatusWriter(run / "status.json", Status(state="stopped", host="elsewhere", attempt=1)).update()
+    then = (claim / "owner.json").stat().st_mtime - seconds_ago
+    for path in (claim / "owner.json", run / "status.json"):
+        os.utime(path, (then, then))
+    return claim / "owner.json"
+
+
+def test_a_claim_of_a_machine_that_is_gone_blocks_the_run_for_as_long_as_a_heartbeat_may_be_silent(tmp_path, monkeypatch):
+    claim_of_another_machine(tmp_path, STALE_SECONDS - 30)
+    monkeypatch.setattr(time, "time", lambda: pytest.fail("this machine's clock decides nothing"))
+    with pytest.raises(InputError, match="a process on elsewhere, which showed itself [1-3][0-9] s ago: it counts as lost after 45 s"):
+        claim_attempt(tmp_path / "attempts", 1)
+    os.utime(tmp_path / "attempts" / "2" / "owner.json", (1, 1))
+    os.utime(tmp_path / "status.json", (1, 1))
+    assert claim_attempt(tmp_path / "attempts", 1) == 3
+    assert sorted(path.name for path in (tmp_path / "attempts").iterdir()) == ["2", "3"]
+
+
+def test_a_claim_of_another_machine_whose_status_moves_is_respected(tmp_path):
+    claim_of_another_machine(tmp_path, 600)
+    writer = StatusWriter(tmp_path / "status.json", Status(state="starting", host="elsewhere", attempt=2))
+    writer.update()
+    os.utime(tmp_path / "status.json", (1, 1))
+    with pytest.raises(InputError, match="being taken over by a process on elsewhere"):
+        claim_attempt(tmp_path / "attempts", 1)
+    StatusWriter(tmp_path / "status.json", Status(state="stopped", host="elsewhere", attempt=1)).update()
+    with pytest.raises(InputError, match="being taken over by a process on elsewhere"):
+        claim_attempt(tmp_path / "attempts", 1)
+
+
+def test_a_claim_shows_that_its_owner_lives_and_is_given_back_where_nothing_comes_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.runs.takeover.HEARTBEAT_SECONDS", 0.01)
+    with pytest.raises(ValueError, match="unreadable"), claimed(tmp_path / "attempts", 1) as number:
+        owner = tmp_path / "attempts" / str(number) / "owner.json"
+        os.utime(owner, (1, 1))
+        end = time.monotonic() + 30
+        while owner.stat().st_mtime < 2:
+            assert time.monotonic() < end
+        raise ValueError("unreadable")
+    assert list((tmp_path / "attempts").iterdir()) == [] and claim_attempt(tmp_path / "attempts", 1) == 2

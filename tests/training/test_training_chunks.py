@@ -19,6 +19,7 @@ from backend.training.trainer import train
 from components.context import PageContext, Settings
 from tests.training.fake_learner import SMALL, fake_build, small_config
 from tests.training.fingerprint import fingerprint
+from tests.training.steering import wait_for
 
 
 @pytest.fixture
@@ -128,13 +129,60 @@ def test_runs_that_wait_for_a_chunk_take_a_place_until_nobody_comes_back_for_the
 
 
 def test_a_run_that_waited_for_the_gpu_in_vain_leaves_its_place_and_can_wait_again(spaces, tmp_path, monkeypatch):
-    monkeypatch.setattr("backend.training.manager.CHUNK_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("backend.training.turns.PATIENCE_SECONDS", 0.05)
     manager = chunked(RunStore(tmp_path / "runs"), seconds=60)
     run_id, token = manager.start(SMALL)
     with manager.device("generate"), pytest.raises(InputError, match="busy with generate"):
         manager.train_chunk(run_id, token)
     assert manager.status(run_id)["effective_state"] == "stopped" and "press Continue" in manager.status(run_id)["message"]
     manager.resume(run_id, token)
+    assert "completed" in manager.train_chunk(run_id, token)
+
+
+def waiting_for_the_gpu(manager, run_id, token, answers):
+    """A visitor's event that waits behind another's use of the GPU."""
+    queued = manager.host.lease.queue_length
+    worker = threading.Thread(target=lambda: answers.append(manager.train_chunk(run_id, token)))
+    worker.start()
+    wait_for(lambda: manager.host.lease.queue_length > queued)
+    return worker
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_the_gpu_gets_no_turn(spaces, tmp_path):
+    manager, answers = chunked(RunStore(tmp_path / "runs"), seconds=60), []
+    run_id, token = manager.start(SMALL)
+    with manager.device("generate"):
+        first = waiting_for_the_gpu(manager, run_id, token, answers)
+        assert manager.stop(run_id, token) == ""
+    first.join(60)
+    assert answers == [""] and manager.status(run_id)["effective_state"] == "stopped" and manager.status(run_id)["episode"] == 0
+    manager.resume(run_id, token)
+    with manager.device("generate"):
+        workers = [waiting_for_the_gpu(manager, run_id, token, answers)]
+        manager.stop(run_id, token)
+        manager.resume(run_id, token)
+        workers.append(waiting_for_the_gpu(manager, run_id, token, answers))
+    for worker in workers:
+        worker.join(60)
+    assert sorted(answers) == ["", "", "completed after 12 of 12 episodes"], "the event that was stopped trains nothing"
+
+
+def test_a_refused_loan_leaves_a_run_that_continue_queues_again(spaces, tmp_path):
+    manager, refusals = chunked(RunStore(tmp_path / "runs"), seconds=60), [RuntimeError("You have exceeded your GPU quota")]
+    lent = manager.turns.chunk
+
+    def lend(root, run_id):
+        if refusals:
+            raise refusals.pop()
+        return lent(root, run_id)
+
+    manager.turns.chunk = lend
+    run_id, token = manager.start(SMALL)
+    with pytest.raises(RuntimeError, match="quota"):
+        manager.train_chunk(run_id, token)
+    status = manager.status(run_id)
+    assert status["effective_state"] == "stopped" and "the GPU was not lent: press Continue" in status["message"] and manager.host.lease.holder == ""
+    assert "queued" in manager.resume(run_id, token)
     assert "completed" in manager.train_chunk(run_id, token)
 
 

@@ -2,18 +2,24 @@
 
 import multiprocessing
 import os
+import shutil
 import socket
+import threading
+import time
+from datetime import timedelta
 
 import pytest
 import torch
 
 from backend.diffusion.trajectory import Trajectory
 from backend.runs import RunStore
+from backend.training import distributed, resume
 from backend.training.distributed import Team, train_together
 from backend.training.trainer import train
 from tests.learner_bench import bench
 from tests.training.fake_learner import fake_build, small_config
 from tests.training.fingerprint import fingerprint
+from tests.training.steering import wait_for
 
 __all__ = ["bench"]
 
@@ -85,6 +91,43 @@ def test_two_processes_make_the_run_of_one_and_stop_and_resume_alike(tmp_path):
     in_processes(one_rank, store.root, run.id, longer)
     assert fingerprint(run)["policy_updates.csv"] == fingerprint(straight)["policy_updates.csv"]
     assert len(store.list()) == 3
+
+
+def test_a_pause_may_last_longer_than_the_processes_patience_with_one_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=4))
+    monkeypatch.setattr(distributed, "KEEP_ALIVE_SECONDS", 0.2)
+    store, config = RunStore(tmp_path), small_config(episodes=6, save_every=3)
+    run = store.create(config)
+    run.request("pause")
+
+    def go_on():
+        wait_for(lambda: run.status().state == "paused")
+        time.sleep(7)
+        run.request("resume")
+
+    person = threading.Thread(target=go_on, daemon=True)
+    person.start()
+    found = in_processes(one_rank, store.root, run.id, config)
+    assert [state for _, state, _ in found] == ["completed", "completed"]
+
+
+def one_slow_rank(rank, port, root, run_id, config, results):
+    """As `one_rank`; checkpoints are copied slowly, and put away while that goes on if nothing prevents it."""
+    copy, put_away = shutil.copytree, resume.put_away
+    shutil.copytree = lambda *paths: (time.sleep(1), copy(*paths))
+    resume.put_away = lambda *which: (time.sleep(0.5), put_away(*which))[1]
+    one_rank(rank, port, root, run_id, config, results)
+
+
+def test_a_damaged_checkpoint_is_put_away_only_when_all_processes_have_their_copies(tmp_path):
+    store, config = RunStore(tmp_path), small_config(episodes=6, save_every=3)
+    whole, run = store.create(config), store.create(config)
+    train(config, whole, build=fake_build())
+    train(small_config(episodes=5, save_every=3), run, build=fake_build())
+    (run.checkpoints()[-1].path / "trainer.json").write_text("{}")
+    (_, state, weights), (_, other, same) = in_processes(one_slow_rank, store.root, run.id, config)
+    assert (state, other) == ("completed", "completed") and weights == same
+    assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"] and list(run.checkpoints_dir.glob(".damaged-*"))
 
 
 EPISODES, IMAGES = 2, 6

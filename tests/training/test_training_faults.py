@@ -29,23 +29,26 @@ from tests.training.steering import wait_for
 
 
 def kill_and_resume(store, kills, seed, **values):
-    """Train in forked processes that are shot at random moments; returns the finished run."""
+    """Train in forked processes that are shot at random moments, at least one of them alive; returns the finished run."""
     config = small_config(**values)
-    run, rng = store.create(config), random.Random(seed)
+    run, rng, met = store.create(config), random.Random(seed), 0
     context = multiprocessing.get_context("fork")
     for _ in range(kills):
         process = context.Process(target=train, args=(config, run), kwargs={"build": fake_build(step_seconds=0.001)}, daemon=True)
-        process.start()
         attempt = run.status().attempt
+        process.start()
         wait_for(lambda: run.status().attempt > attempt or not process.is_alive())  # noqa: B023
         time.sleep(rng.uniform(0, 0.25))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
+        met += process.exitcode == -signal.SIGKILL
         assert store.effective_state(run) in ("interrupted", "completed")
         assert all(damage(info.path) == "" for info in run.checkpoints())
         if run.status().state == "completed":
-            return config, run
-    assert train(config, run, build=fake_build()) == "completed"
+            break
+    else:
+        assert train(config, run, build=fake_build()) == "completed"
+    assert met, "no process lived to be killed"
     return config, run
 
 
@@ -114,6 +117,8 @@ def test_a_disk_full_for_a_while_loses_no_row(store, monkeypatch):
         if kind == "trouble":
             heard.append(content["message"])
             full[0] = len(heard) < 5
+        if kind == "episode" and content["episode"] == 6:
+            assert run.status().message == "", "what the run waited for is over"
 
     assert train(config, run, build=fake_build(), observe=observe) == "completed"
     assert len(heard) == 5 and "No space left" in heard[0]
@@ -154,6 +159,44 @@ def test_a_disk_that_is_full_amid_the_tensors_is_told_and_waited_for(store, monk
     told = [event["message"] for event in run.events() if event["kind"] == "alert"]
     assert any("could not be written (No space left on device)" in message for message in told) and len(calls) > 2
     assert all(damage(info.path) == "" for info in run.checkpoints()) and not list(run.checkpoints_dir.glob(".tmp-*"))
+
+
+def no_space_for(monkeypatch, episode, times):
+    """A disk on which the checkpoint after `episode` finds no space for so many times; returns the moments at which it was tried."""
+    real, tried = episodes.save_checkpoint, []
+
+    def save(run, number, *rest):
+        if number == episode:
+            tried.append(time.monotonic())
+            if len(tried) <= times:
+                raise OSError(28, "No space left on device")
+        return real(run, number, *rest)
+
+    monkeypatch.setattr(episodes, "save_checkpoint", save)
+    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.01)
+    return tried
+
+
+def test_a_disk_full_at_the_last_checkpoint_is_waited_for(store, monkeypatch):
+    tried = no_space_for(monkeypatch, episode=12, times=5)
+    run = store.create(small_config())
+    assert train(run.config, run, build=fake_build()) == "completed"
+    assert len(tried) == 6 and run.checkpoints()[-1].episode == 12 and run.status().message.startswith("completed")
+    told = [e["message"] for e in run.events() if e["kind"] == "alert"]
+    assert sum("after episode 12 could not be written" in m for m in told) == 2 and any("accepts again" in m for m in told), "once after the episode, once at the end"
+
+
+def test_a_disk_that_stays_full_at_the_last_checkpoint_fails_the_run_and_resume_completes_it(store, monkeypatch):
+    config = small_config()
+    with monkeypatch.context() as patch:
+        no_space_for(patch, episode=12, times=10**9)
+        patch.setattr(recorder_module, "PATIENCE_SECONDS", 0.05)
+        run = store.create(config)
+        with pytest.raises(RunLost, match="after episode 12 could not be written .No space left"):
+            train(config, run, build=fake_build())
+    assert run.status().state == "failed" and "free space and press Resume" in run.status().error and run.checkpoints()[-1].episode == 8
+    assert train(config, run, build=fake_build()) == "completed"
+    assert fingerprint(run) == fingerprint(whole_run(store, config)) and run.checkpoints()[-1].episode == 12
 
 
 @pytest.fixture

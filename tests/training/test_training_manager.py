@@ -24,19 +24,19 @@ ROOT = Path(__file__).resolve().parents[2]
 LONG = {**SMALL, "episodes": 3000, "probe_every": 0, "sample_every": 5000, "executor": "thread"}
 
 
-@pytest.fixture
-def manager(store):
-    made = Manager(store, build=fake_build(step_seconds=0.001), require_token=True)
-    yield made
-    assert made.shutdown(150)
+def test_start_returns_at_once_and_the_run_completes(store):
+    returned = threading.Event()
 
+    def build(config, say):
+        assert returned.wait(60), "Start waits for the model"
+        return fake_build()(config, say)
 
-def test_start_returns_at_once_and_the_run_completes(manager):
-    began = time.monotonic()
+    manager = Manager(store, build=build)
     run_id, token = manager.start({**SMALL, "executor": "thread"})
-    assert time.monotonic() - began < 2 and len(token) > 20
-    assert manager.wait_until_idle(150)
+    returned.set()
+    assert len(token) > 20 and manager.wait_until_idle(150)
     assert (state(manager, run_id), manager.status(run_id)["episode"], manager.status(run_id)["executor"]) == ("completed", 12, "thread")
+    assert manager.shutdown(150)
 
 
 def test_a_second_start_queues_with_its_place_and_a_way_out(manager):

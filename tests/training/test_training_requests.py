@@ -5,8 +5,10 @@ import time
 
 import pytest
 
+from backend.analysis.figures import marks
 from backend.training.control import Control
 from backend.training.trainer import train
+from components.feed import RunFeed
 from tests.training.fake_learner import fake_build, rows, small_config
 from tests.training.fingerprint import fingerprint
 from tests.training.steering import StopAt, answers, in_background, wait_for
@@ -171,3 +173,32 @@ def test_live_changes_after_the_checkpoint_are_replayed_on_resume(store, kind, b
     assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"]
     assert fingerprint(run)["checkpoint"] == fingerprint(whole)["checkpoint"]
     assert [float(r["learning_rate"]) for r in rows(run, "policy_updates")] == pytest.approx(before + after)
+
+
+class ChangedAgain(Control):
+    """Asks for another rate after episode 4, and dies after episode 7."""
+
+    def turnover(self):
+        if self.run.status().episode == 4:
+            self.run.request("change", {"field": "learning_rate", "value": 0.003})
+        if self.run.status().episode == 7:
+            raise KeyboardInterrupt
+        return super().turnover()
+
+
+def test_a_change_after_a_resume_overrules_the_older_ones_of_later_episodes(store):
+    """Changed in episode 6 and killed; resumed from 4 and changed for episode 5, killed again before a checkpoint, and resumed once more."""
+    config = small_config(episodes=8, save_every=4)
+    run = store.create(config)
+    for control in (Killed(run), ChangedAgain(run)):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run, control, build=fake_build())
+    expected = [0.01] * 4 + [0.003] * 4
+    assert [float(r["learning_rate"]) for r in rows(run, "policy_updates")] == expected[:7]
+    assert train(config, run, build=fake_build()) == "completed"
+    assert [float(r["learning_rate"]) for r in rows(run, "policy_updates")] == expected
+    feed = RunFeed(run, "runs", None)
+    feed.refresh()
+    assert feed.parts["knobs"]["learning_rate"] == 0.003 and feed.parts["knobs"]["diversity_weight"] == 3.0
+    assert [(c["field"], c["episode"]) for c in feed.changes()] == [("diversity_weight", 6), ("learning_rate", 5)]
+    assert [mark["x0"] for mark in marks(run)] == [6, 5]

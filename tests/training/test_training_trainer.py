@@ -9,6 +9,7 @@ import torch
 from backend.analysis.series import columns, probes, steady
 from backend.errors import InputError
 from backend.runs.tables import TABLES
+from backend.training.checkpoint import damage
 from backend.training.control import Control
 from backend.training.seeds import BASE_GROUPS, choose_group
 from backend.training.trainer import explain_failure, train
@@ -116,6 +117,19 @@ def test_resume_goes_back_over_a_damaged_checkpoint_and_says_so(store):
     said = [e["message"] for e in run.events() if e["kind"] == "alert"]
     assert any(newest.name in s and "is used instead" in s for s in said)
     assert fingerprint(run) == fingerprint(whole)
+
+
+def test_a_damaged_checkpoint_is_put_away_and_pushes_no_sound_one_out(store):
+    """It would count as the newest, so that keep_last = 1 removed whatever was saved before its episode came again."""
+    run, _ = finished(store, small_config(), control=lambda run: StopAt(run, 75))
+    newest = run.checkpoints()[-1]
+    (newest.path / "trainer.safetensors").write_bytes(b"")
+    train(small_config(save_every=1, keep_last=1), run, StopAt(run, 12), build=fake_build())
+    again = run.checkpoints()
+    assert again[-1].episode == run.status().episode < newest.episode and all(damage(info.path) == "" for info in again)
+    (kept,) = run.checkpoints_dir.glob(".damaged-*")
+    assert any(f"is used instead; it is kept as checkpoints/{kept.name}" in e.get("message", "") for e in run.events())
+    assert train(small_config(), run, build=fake_build()) == "completed" and kept.is_dir()
 
 
 def test_all_checkpoints_damaged_begins_anew(store):
