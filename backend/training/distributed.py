@@ -86,6 +86,7 @@ def team_control(run: Run, team: Team) -> Any:
             return False  # nobody leaves an episode that the others go on with, and what is asked meanwhile waits for `turnover`
 
         def turnover(self) -> bool:
+            """As `Control`'s, decided by rank 0 for all."""
             if team.rank == 0:
                 self._told = time.monotonic()
                 go_on = super().turnover()
