@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class Settings:
         public_demo: strangers use it: caps apply, folders and hub ids cannot be chosen, a banner says so (`CRATER_PUBLIC_DEMO=1`, or a Space).
         require_token: only the browser or the user that started a run may steer it; else the local user may steer all
             (`CRATER_REQUIRE_TOKEN=1`, a server reachable from elsewhere, or accounts).
-        max_episodes, max_images, max_queue, runs_per_owner: caps (`CRATER_MAX_EPISODES`, `CRATER_MAX_IMAGES`, `CRATER_MAX_QUEUE`, `CRATER_RUNS_PER_VISITOR`).
+        max_episodes, max_images, max_queue, runs_per_owner, keep_runs: caps (`CRATER_MAX_EPISODES`, `CRATER_MAX_IMAGES`, `CRATER_MAX_QUEUE`,
+            `CRATER_RUNS_PER_VISITOR`, `CRATER_KEEP_RUNS`).
         auth: file of accounts, one `name:password` a line: who opens the page must log in, and steers what they started (`CRATER_AUTH`, `--auth`).
         zero_gpu: the GPU is lent for seconds at a time, so runs train in chunks with Continue (a Space on ZeroGPU).
         space_login: a Space that offers its own login (`hf_oauth: true` in its README): who uses it steers from any browser.
@@ -70,6 +71,7 @@ class Settings:
     max_images: int | None = None
     max_queue: int = 16
     runs_per_owner: int | None = None
+    keep_runs: int | None = None
     max_generate: int = 64
     tick_seconds: float = 1.0
     auth: str = ""
@@ -94,6 +96,7 @@ class Settings:
             max_images=_whole(environ, "CRATER_MAX_IMAGES", 1600 if public else None),
             max_queue=_whole(environ, "CRATER_MAX_QUEUE", 8 if public else 16),
             runs_per_owner=_whole(environ, "CRATER_RUNS_PER_VISITOR", 1 if public else None),
+            keep_runs=_whole(environ, "CRATER_KEEP_RUNS", 50 if public else None),
             max_generate=_whole(environ, "CRATER_MAX_GENERATE", 8 if public else 64),
             tick_seconds=_seconds(environ, "CRATER_TICK_SECONDS", 1.0),
             auth=environ.get("CRATER_AUTH", ""),
@@ -134,7 +137,7 @@ class PageContext:
         """Open the folder of runs and take up what an earlier server left there."""
         settings = settings or Settings.from_environment()
         store = RunStore(runs_dir)
-        limits = Limits(max_episodes=settings.max_episodes, max_images=settings.max_images, max_queue=settings.max_queue, runs_per_owner=settings.runs_per_owner)
+        limits = Limits(**{cap.name: getattr(settings, cap.name) for cap in fields(Limits)})
         chunk = lend_gpu(train_chunk) if settings.zero_gpu else None
         return cls(store, Manager(store, require_token=settings.require_token, limits=limits, chunk=chunk), settings, RunStore(DEMO_RUNS))
 

@@ -20,12 +20,14 @@ class Limits:
         max_images: that a run trains on; its probes, samples and evaluation may draw as many again, and both together `STEPS_AN_IMAGE` denoising steps for each.
         max_queue: runs that wait.
         runs_per_owner: that train or wait.
+        keep_runs: that have ended; a new run removes the oldest beyond.
     """
 
     max_episodes: int | None = None
     max_images: int | None = None
     max_queue: int | None = 16
     runs_per_owner: int | None = None
+    keep_runs: int | None = None
 
     def check_settings(self, config: TrainConfig) -> None:
         """Refuse settings that are beyond the caps.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 from backend.config import TrainConfig, make_config, upgrade
@@ -77,10 +77,19 @@ class Manager:
         record = machine_record(config)
         with self.places.alone():
             self.places.check(owner)
+            self._make_room()
             run, token = self._create(config, record, owner)
             self.places.give(run.id, owner)
             self._enqueue(run)
         return Ticket(run.id, token)
+
+    def _make_room(self) -> None:
+        """Remove the oldest runs that have ended, of those beyond what is kept; one that cannot be removed stays."""
+        if self.limits.keep_runs is not None:
+            ended = [run for run in self.store.runs() if self.hosted.state(run) not in LIVE]
+            for run in ended[self.limits.keep_runs :]:
+                with suppress(InputError):
+                    self.store.discard(run)
 
     def _create(self, config: TrainConfig, record: dict[str, Any], owner: Owner | None) -> tuple[Run, str]:
         run = self.store.create(config, record)

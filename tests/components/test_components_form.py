@@ -11,6 +11,7 @@ import pytest
 
 from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config
 from backend.errors import InputError
+from backend.training.limits import Limits
 from backend.training.manager import Ticket
 from components import form, presets
 from components.context import PageContext, Settings
@@ -129,10 +130,11 @@ def test_caps_of_a_public_demo(tmp_path: Path) -> None:
     assert refused.value.field == "eval_images"
 
 
-def test_settings_read_the_environment() -> None:
+def test_settings_read_the_environment(tmp_path: Path) -> None:
     assert Settings.from_environment({}) == Settings()
     public = Settings.from_environment({"SPACE_ID": "me/lab", "CRATER_MAX_EPISODES": "5"})
     assert public.public_demo and public.require_token and public.max_episodes == 5 and "5 episodes" in public.sentence()
+    assert PageContext.create(tmp_path, public).manager.limits == Limits(max_episodes=5, max_images=1600, max_queue=8, runs_per_owner=1, keep_runs=50)
     assert Settings.from_environment({"GRADIO_SERVER_NAME": "0.0.0.0"}).require_token, "a page that others can reach must ask for the token"
     assert not Settings.from_environment({"GRADIO_SERVER_NAME": "127.0.0.1"}).require_token
     assert Settings.from_environment({"GRADIO_SHARE": "True"}).require_token, "gradio opens a public link"

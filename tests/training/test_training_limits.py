@@ -51,6 +51,22 @@ def test_what_a_run_draws_beside_its_training_is_capped_too():
         limits.check_settings(make_config({"episodes": 100, **values}))
 
 
+def test_a_new_run_removes_the_oldest_of_those_that_ended(store):
+    manager = Manager(store, limits=Limits(keep_runs=2), build=fake_build(step_seconds=0.001))
+    ended = []
+    for _ in range(3):
+        ended.append(manager.start({**SMALL, "episodes": 2, "executor": "thread"}).run_id)
+        assert manager.wait_until_idle(150)
+    assert len(store.runs()) == 3, "two that had ended when the third began"
+    going = manager.start(LONG).run_id
+    wait_for(lambda: state(manager, going) == "running")
+    assert {run.id for run in store.runs()} == {*ended[1:], going}
+    last = manager.start({**LONG, "episodes": 2}).run_id
+    assert {run.id for run in store.runs()} == {*ended[1:], going, last}, "what trains or waits is not counted and stays"
+    manager.stop(going)
+    assert manager.wait_until_idle(150) and manager.shutdown(150)
+
+
 def test_a_resumed_run_needs_a_place_like_a_new_one(store):
     manager = Manager(store, limits=Limits(max_queue=1, runs_per_owner=1), build=fake_build(step_seconds=0.001))
     owner = new_owner()
