@@ -159,8 +159,9 @@ def put_away(run: Run, info: CheckpointInfo) -> str:
 
 def sweep(run: Run) -> None:
     """Remove what a killed writer left half-written; put back an old checkpoint whose replacement never came."""
-    for path in run.checkpoints_dir.glob(".tmp-*"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    for folder in (run.checkpoints_dir, run.images_dir, run.logs_dir):  # where only the trainer writes
+        for path in folder.glob(".tmp-*"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     for path in run.checkpoints_dir.glob(".old-*"):
         episode = (read_json(path / MANIFEST) or {}).get("episode")
         if isinstance(episode, int) and not (run.checkpoints_dir / checkpoint_name(episode)).exists():

@@ -79,12 +79,15 @@ def test_half_written_lines_are_cut_on_resume(store):
     for path in run.logs_dir.glob("*.csv"):
         with open(path, "ab") as file:
             file.write(b"10,3,0.12")
+    for folder in (run.logs_dir, run.images_dir):
+        (folder / ".tmp-0123456789abcdef").write_bytes(b'{"episode": 9')  # killed within an atomic write
     with open(run.events_path, "ab") as file:
         file.write(b'{"seq": 99, "kind": "sta')
     train(config, run, build=fake_build())
     mine, theirs = fingerprint(run), fingerprint(whole)
     assert mine["policy_updates.csv"] == theirs["policy_updates.csv"] and mine["training_log.csv"] == theirs["training_log.csv"]
     assert [e["seq"] for e in run.events()] == list(range(1, len(run.events()) + 1))
+    assert not [*run.path.rglob(".tmp-*")]
 
 
 def test_a_full_disk_while_saving_keeps_the_earlier_checkpoint_and_trains_on(store, monkeypatch):
