@@ -16,7 +16,7 @@ from components.generate_tab import GenerateTab
 from components.live_chart import plotly_file
 from components.login import read_accounts
 from components.markup import note
-from components.reference_tab import ReferenceTab, scene
+from components.reference_tab import ReferenceTab, draw
 from components.runs_tab import RunsTab
 from components.theme import ASSETS, asset, script, stylesheet, theme
 from components.train_tab import TrainTab
@@ -57,7 +57,7 @@ def build(context: PageContext) -> gr.Blocks:
         runs_page.select(runs.refresh, None, runs.lists, queue=False, **PRIVATE)
         compare_page.select(compare.enter, [view, compare.run], compare.run, queue=False, **PRIVATE)
         reference_page.select(reference.show, reference.which, [reference.summary, reference.spread], **PRIVATE)
-        reference_page.select(scene, None, reference.scene_outputs, inputs_kwargs=reference.scene_inputs, **PRIVATE)
+        reference_page.select(draw, None, reference.render_outputs, inputs_kwargs=reference.render_inputs, **PRIVATE)
         page.load(_arrive(context), visitor, [view, visitor, train.monitor.parts["choice"]], queue=False, **PRIVATE)
         page.load(reference.offer, None, reference.lists, queue=False, **PRIVATE)
         Endpoints(context).register()

@@ -20,14 +20,14 @@ from components.references import ReferenceLibrary, counts, label, spread_figure
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 SIDE = 256
 SLIDERS = {
-    "size": (0.1, 0.9, 0.5, "Size", "crater diameter / frame width"),
-    "freshness": (0.0, 1.0, 0.8, "Freshness", "1 just formed, 0 almost erased by age"),
-    "sun_azimuth": (0.0, 360.0, 180.0, "Sun azimuth", "degrees, where the light comes from"),
-    "sun_elevation": (5.0, 85.0, 35.0, "Sun elevation", "degrees above the horizon"),
-    "colour": (0.0, 1.0, 0.6, "Colour", "0 grey, 1 red"),
-    "small_craters": (0.0, 90.0, 12.0, "Small craters", "expected number in the frame"),
-    "infill": (0.0, 0.9, 0.2, "Infill", "flat floor / crater radius"),
-    "ejecta": (0.0, 1.0, 0.6, "Ejecta", "strength of the blanket's texture"),
+    "size": (0.1, 0.9, "Size", "crater diameter / frame width"),
+    "freshness": (0.0, 1.0, "Freshness", "1 just formed, 0 almost erased by age"),
+    "sun_azimuth": (0.0, 360.0, "Sun azimuth", "degrees, where the light comes from"),
+    "sun_elevation": (5.0, 85.0, "Sun elevation", "degrees above the horizon"),
+    "colour": (0.0, 1.0, "Colour", "0 grey, 1 red"),
+    "small_craters": (0.0, 90.0, "Small craters", "expected number in the frame"),
+    "infill": (0.0, 0.9, "Infill", "flat floor / crater radius"),
+    "ejecta": (0.0, 1.0, "Ejecta", "strength of the blanket's texture"),
 }
 WORDS = {"view": VIEWS, "kind": KINDS, "terrain": TERRAINS, "rims": RIMS, "interiors": INTERIORS}
 
@@ -110,15 +110,16 @@ class ReferenceTab:
                 words = {name: gr.Dropdown(choices=list(values), value=values[0], label=name.capitalize(), min_width=130) for name, values in list(WORDS.items())[:2]}
                 with gr.Row():
                     words.update({name: gr.Dropdown(choices=list(values), value=values[0], label=name.capitalize(), min_width=130) for name, values in list(WORDS.items())[2:]})
-                sliders = {name: gr.Slider(low, high, value, label=title, info=info) for name, (low, high, value, title, info) in SLIDERS.items()}
+                begin = slider_values(0, **{name: values[0] for name, values in WORDS.items()})
+                sliders = {name: gr.Slider(low, high, value, label=title, info=info) for value, (name, (low, high, title, info)) in zip(begin, SLIDERS.items(), strict=True)}
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             with gr.Column(scale=2, min_width=260):
                 picture = gr.Image(label="Rendered, not photographed", format="png", height=360, interactive=False, elem_id="rendered", buttons=["download"])
                 words_shown = gr.HTML(elem_id="rendered-caption", elem_classes="plain-html")
         self.scene_inputs, self.scene_outputs = {**words, "seed": seed}, [*sliders.values(), picture, words_shown]
         gr.on([w.input for w in self.scene_inputs.values()], scene, None, self.scene_outputs, inputs_kwargs=self.scene_inputs, trigger_mode="always_last", **PRIVATE)
-        held = {**words, **sliders, "seed": seed}
-        gr.on([s.release for s in sliders.values()], draw, None, [picture, words_shown], inputs_kwargs=held, trigger_mode="always_last", **PRIVATE)
+        self.render_inputs, self.render_outputs = {**words, **sliders, "seed": seed}, [picture, words_shown]
+        gr.on([s.release for s in sliders.values()], draw, None, self.render_outputs, inputs_kwargs=self.render_inputs, trigger_mode="always_last", **PRIVATE)
 
     def _build_import(self) -> None:
         about = "Images of any size, a .zip of them, or an .npz with an array of images. The report names every file that was refused, and why."
@@ -147,13 +148,18 @@ class ReferenceTab:
         return report, gr.Dropdown(choices=list(self.library.sets()), value=made), self.offer()[1]
 
 
+def slider_values(seed: float | None, **words: str) -> list[float]:
+    """A value for each slider that agrees with the words: they act through depth, light, age and the like."""
+    drawn = sample_parameters(np.random.default_rng(_seed(seed)), **words)
+    return [round(min(max(getattr(drawn, name), low), high), 2) for name, (low, high, *_) in SLIDERS.items()]
+
+
 def scene(seed: float | None = 0, **words: str) -> tuple[Any, ...]:
-    """What words and seed ask for: a value for each slider, for words act through depth, light, age and the like, then as `draw`."""
+    """What words and seed ask for: `slider_values`, then as `draw`."""
     try:
-        drawn = sample_parameters(np.random.default_rng(_seed(seed)), **words)
+        values = slider_values(seed, **words)
     except InputError as error:
         return (*[gr.skip()] * len(SLIDERS), None, note(str(error), "warn"))
-    values = [round(min(max(getattr(drawn, name), low), high), 2) for name, (low, high, *_) in SLIDERS.items()]
     return (*values, *draw(seed, **words, **dict(zip(SLIDERS, values, strict=True))))
 
 

@@ -19,7 +19,8 @@ from components.compare_tab import CompareTab
 from components.context import PageContext
 from components.form import widget
 from components.generate_tab import GenerateTab
-from components.reference_tab import SLIDERS, ReferenceTab, draw, scene
+from components.page import build
+from components.reference_tab import SLIDERS, WORDS, ReferenceTab, draw, scene
 from tests.components.fake_run import write_fake_run
 
 
@@ -99,6 +100,15 @@ def test_an_edited_seed_redraws_the_rendered_crater(context: PageContext) -> Non
         tab.build(widget("reference", context, context.default_values()["reference"]))
     (drawn,) = [event for event in page.fns.values() if event.outputs == tab.scene_outputs]
     assert {(tab.scene_inputs[name]._id, "input") for name in ("view", "seed")} <= set(drawn.targets)
+
+
+def test_sliders_begin_where_the_words_put_them_and_stay_when_the_tab_is_opened_again(context: PageContext) -> None:
+    page = build(context)
+    sliders = {component.label: component.value for component in page.blocks.values() if isinstance(component, gr.Slider)}
+    *values, _, _ = scene(0, **{name: words[0] for name, words in WORDS.items()})
+    assert [sliders[title] for _, _, title, _ in SLIDERS.values()] == values
+    opened = [event for event in page.fns.values() if event.fn is draw and any(kind == "select" for _, kind in event.targets)]
+    assert len(opened) == 1 and len(opened[0].outputs) == 2, "opening the tab draws what the sliders hold and moves none"
 
 
 def test_a_rendered_crater_shows_what_its_caption_says() -> None:
