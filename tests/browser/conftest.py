@@ -25,10 +25,10 @@ FAST = {"EPISODES": 400, **SMALL, "SAMPLE_EVERY": 2, "SAVE_EVERY": 2, "THREADS":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A busy machine's patience holds for a whole test too."""
+    """A busy machine's patience holds for a whole test too. A call that Chromium never answers hears no signal: the whole suite ends then, with the stack of each thread."""
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(240 * PATIENCE))
+            item.add_marker(pytest.mark.timeout(240 * PATIENCE, method="thread"))
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> object:
