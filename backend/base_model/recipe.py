@@ -37,7 +37,7 @@ WORK = Path(".cache/base_model")
 MODEL = Path("assets/models/crater-tiny")
 DESCRIBED = ("README.md", "sheet.png")  # of the model before; `measure` writes those of the new one
 SHORTENED = 0.6  # share of the training captions that leave words out; the others say all
-DRAWN = 512  # the denoiser's own pictures that the decoder is finished on
+DRAWN = 1024  # the denoiser's own pictures that the decoder is finished on
 CODE_IMAGES = 2048  # enough patches (half a million) for 192 principal components
 
 
@@ -49,7 +49,7 @@ class Recipe:
         images: rendered training images.
         decoder_steps: optimiser steps of 32 crops each.
         denoiser_steps: optimiser steps of `batch` images each.
-        sharpen_steps: optimiser steps of the decoder against a discriminator, 16 crops each; 0 leaves it as it is.
+        sharpen_steps: optimiser steps of the decoder against a discriminator, 8 pictures each; 0 leaves it as it is.
         batch: images of a denoiser step.
         learning_rate: of the denoiser.
         channels: of the latents; None keeps those of the pipeline that is trained further, and takes 24 from nothing.
