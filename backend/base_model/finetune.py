@@ -37,7 +37,7 @@ class FineTuning:
     Attributes:
         decoder_steps: optimiser steps of 32 crops each; 0 leaves the decoder as it is.
         denoiser_steps: optimiser steps of `batch` images each.
-        sharpen_steps: optimiser steps of the decoder against a discriminator, 8 pictures each; 0 leaves it as it is.
+        sharpen_steps: optimiser steps of decoder and denoiser against a discriminator, 8 pictures each; 0 leaves it as it is.
         batch: images of a denoiser step.
         learning_rate: of the denoiser; a fifth of the training from nothing.
         decoder_learning_rate: peak of the decoder's.

@@ -21,9 +21,10 @@ from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, build_unet, train_denoiser, with_pooled_caption
 from backend.base_model.linear_code import LATENT_CHANNELS, LinearCode, build_autoencoder, fit_linear_code, read_code
 from backend.base_model.progress import STAGES, claim, whole_file
-from backend.base_model.sharpen import draw_latents, sharpen_decoder
+from backend.base_model.sharpen import sharpen_model
 from backend.base_model.target import check_target, replace_folder
 from backend.base_model.text import build_text_encoder, build_tokenizer
+from backend.base_model.unfinished import draw_unfinished
 from backend.base_model.widen import check_channels, widen, widen_code
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
@@ -37,7 +38,7 @@ WORK = Path(".cache/base_model")
 MODEL = Path("assets/models/crater-tiny")
 DESCRIBED = ("README.md", "sheet.png")  # of the model before; `measure` writes those of the new one
 SHORTENED = 0.6  # share of the training captions that leave words out; the others say all
-DRAWN = 1024  # the denoiser's own pictures that the decoder is finished on
+DRAWN = 1024  # the denoiser's own pictures that it and the decoder are finished on
 CODE_IMAGES = 2048  # enough patches (half a million) for 192 principal components
 
 
@@ -49,7 +50,7 @@ class Recipe:
         images: rendered training images.
         decoder_steps: optimiser steps of 32 crops each.
         denoiser_steps: optimiser steps of `batch` images each.
-        sharpen_steps: optimiser steps of the decoder against a discriminator, 8 pictures each; 0 leaves it as it is.
+        sharpen_steps: optimiser steps of decoder and denoiser against a discriminator, 8 pictures each; 0 leaves it as it is.
         batch: images of a denoiser step.
         learning_rate: of the denoiser.
         channels: of the latents; None keeps those of the pipeline that is trained further, and takes 24 from nothing.
@@ -201,7 +202,7 @@ def _further(recipe: Recipe, images: np.ndarray, vae: AutoencoderTiny, denoiser:
 
 
 def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: int, work: Path, seed: int, log: Log, device: str = "cpu") -> None:
-    """Finish the decoder in place, on latents that the denoiser draws; see `sharpen_decoder`. Both parts go on from `work`.
+    """Finish decoder and denoiser in place, on pictures that the denoiser draws; see `sharpen_model`. Both parts go on from `work`.
 
     Args:
         denoiser, vae, tokenizer: the model so far.
@@ -214,15 +215,16 @@ def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, 
     """
     if not steps:
         return
-    path, draw = work / "drawn.npy", pairs.draw or alike(len(pairs.images))
+    path, draw = work / "drawn.npz", pairs.draw or alike(len(pairs.images))
     if not path.exists():
         rng = np.random.default_rng([seed, 4])
         prompts = [pairs.caption(int(i), rng) for i in draw(rng, DRAWN)]
-        latents = draw_latents(build_pipeline(denoiser, vae, tokenizer).to(device), prompts, seed, pairs.images.shape[1:3])
+        drawn = draw_unfinished(build_pipeline(denoiser, vae, tokenizer).to(device), prompts, seed, pairs.images.shape[1:3])
         with whole_file(path) as file:
-            np.save(file, latents, allow_pickle=False)
-    drawn = torch.from_numpy(np.load(path, allow_pickle=False))
-    sharpen_decoder(vae, pairs.images, drawn, steps, work / "sharpen.pt", seed, draw=draw, log=log, device=device)
+            np.savez(file, **drawn)
+    with np.load(path, allow_pickle=False) as kept:
+        drawn = dict(kept)
+    sharpen_model(vae, denoiser, tokenizer, pairs, drawn, steps, work / "sharpen.pt", seed, log=log, device=device)
 
 
 def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIPTokenizer]:

@@ -1,18 +1,19 @@
-"""Adversarial finish of the decoder: detail that the latents do not hold is drawn as renders have it, not averaged away.
+"""Adversarial finish of the decoder and of the denoiser's last steps: pictures get the texture that renders have.
 
-A decoder trained by distances alone answers the mean of all pictures behind a latent, which is blurred; and a small denoiser's latents
-are blurred themselves, so that regressors fitted on renders misread rims and freshness that its pictures do carry. Here a discriminator
-(`critic`) compares whole decoded pictures with renders by the hinge loss. As in the autoencoders of latent diffusion (Rombach et al. 2022,
-2112.10752) a perceptual distance holds decoded renders to their renders. Most of what is decoded are latents that the denoiser drew
-itself; of those only the coarse picture has to stay. The encoder stays as it is, and with it every latent that the denoiser has learned.
+A decoder trained by distances alone answers the mean of all pictures behind a latent, and a small denoiser the mean of all latents behind
+noise: both are blurred, and regressors fitted on renders misread rims and freshness that such pictures do carry. Here a discriminator
+(`critic`) compares decoded pictures with renders by the hinge loss. A few of them are renders through the autoencoder; as in the
+autoencoders of latent diffusion (Rombach et al. 2022, 2112.10752) a perceptual distance holds them to their renders. The others are the
+denoiser's own, whose last sampler steps are taken with their gradient (as in adversarial diffusion distillation, Sauer et al. 2023,
+2311.17042); of those the coarse picture has to stay. Meanwhile the denoiser goes on with its own loss at all timesteps, so that it stays
+one of diffusion. The encoder and the text encoder stay as they are.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,78 +23,86 @@ from torch import nn
 
 from backend.base_model.batches import batches, workers_for
 from backend.base_model.critic import Discriminator, Sight, hinge, mean_score, perceptual_distance
-from backend.base_model.data import Draw, alike
+from backend.base_model.data import alike
 from backend.base_model.decoder import LATENT_NOISE, reconstruction_loss
+from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, with_plain_attention
+from backend.base_model.linear_code import read_code
 from backend.base_model.progress import restore, save_progress
+from backend.base_model.unfinished import COARSE, SAMPLERS, embed, finish, last_steps, tokenise
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny, StableDiffusionPipeline
+    from pathlib import Path
 
-COARSE, OWN_COARSE = 4, 16  # pixels a side of the means that have to stay as they are, of renders and of the denoiser's pictures
-FINE_WEIGHT = 0.5  # of the plain reconstruction, where there is a picture to reconstruct
+    from diffusers import AutoencoderTiny
+    from transformers import CLIPTokenizer
+
+KNOWN_COARSE = 4  # pixels a side of the means that decoded renders keep
+FINE_WEIGHT = 0.5  # of their plain reconstruction
 ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient by the pictures, against that of the content
 PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
+LATENT_NORM = 0.2  # norm of the pictures' gradient by the denoiser's latents, beside that of its own loss
+DENOISER_SHARE = 0.1  # of the decoder's learning rate
 KNOWN = 4  # every so many pictures of a batch is a render, the others are the denoiser's
 SEEN = 64  # renders whose maps say what is usual
-DECAY = 0.998  # of the moving average of the weights that is kept
-STEPS, GUIDANCE, BATCH = (10, 20), 7.5, 32  # at which the denoiser draws for it: those of training and of the page, in turn
+DECAY = 0.995  # of the moving averages of the weights that are kept
 
 
-def sharpen_decoder(
-    model: AutoencoderTiny,
-    images: np.ndarray,
-    drawn: torch.Tensor,
+def sharpen_model(
+    vae: AutoencoderTiny,
+    denoiser: Denoiser,
+    tokenizer: CLIPTokenizer,
+    pairs: Pairs,
+    drawn: dict[str, np.ndarray],
     steps: int,
     state_file: Path,
     seed: int,
     *,
     batch: int = 8,
     learning_rate: float = 1e-3,
-    draw: Draw | None = None,
     log: Callable[[dict], None] = print,
     device: str = "cpu",
     save_every: int = 100,
 ) -> None:
-    """Train `model.decoder` in place against a discriminator; resumes from `state_file`.
+    """Train `vae.decoder` and `denoiser.unet` in place against a discriminator; resumes exactly from `state_file`.
 
     Args:
-        model: autoencoder whose encoder is fixed and whose decoder is trained.
-        images: uint8 [N, h, w, 3].
-        drawn: latents of the denoiser's own pictures, unscaled, [M, C, h / 8, w / 8].
+        vae: autoencoder whose encoder is fixed.
+        denoiser: whose text encoder is fixed.
+        tokenizer: of the captions.
+        pairs: renders and their captions.
+        drawn: of `draw_unfinished`.
         steps: optimiser steps in all.
         state_file: where progress is kept.
         seed: of the batches and the noise.
-        batch: pictures a step, every `KNOWN`th (at least one) a decoded render.
-        learning_rate: of the decoder; the discriminator's is twice that.
-        draw: picks the images; every image alike where None.
+        batch: pictures a step, every `KNOWN`th (at least one) a decoded render; 2 or more.
+        learning_rate: of the decoder; the discriminator's is twice that, the denoiser's `DENOISER_SHARE` of it.
         log: called with a row every 100 steps.
         device: where to train.
         save_every: steps between two saves.
     """
-    model.to(device)
-    pick, plain = draw or alike(len(images)), copy.deepcopy(model.decoder).requires_grad_(False)
-    duel = Duel(model.decoder, _as_tensor(images[:SEEN], device), learning_rate, seed)
-    parts = {"plain": plain} | duel.parts()
-    start, count = restore(state_file, parts), max(1, batch // KNOWN)
+    code = read_code(vae.to("cpu"))
+    duel = Duel(vae.to(device), denoiser.to(device), tokenizer, _as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
+    start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
     began, means = time.time(), None
 
-    def make(rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
-        return images[pick(rng, batch)], drawn[torch.from_numpy(rng.integers(0, len(drawn), batch - count))]
+    def make(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
+        own = rng.integers(0, drawn["latents"].shape[1], batch - count)
+        return pairs.images[pick(rng, batch)], own, make_batch(pairs, code, tokenizer, rng, batch)
 
-    for step, ((pictures, own), rng) in batches(make, (seed, 3), start, steps, workers_for(device)):
-        x, own = _as_tensor(pictures, device), own.to(device)
-        with torch.no_grad():
-            latents = model.encoder(x[:count])
-            latents = latents + LATENT_NOISE * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
-            latents, target = torch.cat([latents, own]), torch.cat([x[:count], plain(own)])
-        found = np.array(duel.step(latents, target, x, count, step))
+    for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, steps, workers_for(device)):
+        sampler = step % len(SAMPLERS)
+        chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()}
+        found = np.array(duel.step(_as_tensor(pictures, device), count, chosen, sampler, pair, rng))
+        duel.follow(step)
         means = found if means is None else 0.98 * means + 0.02 * found
         if (step + 1) % 100 == 0:
-            row = dict(zip(("loss", "perceptual", "critic_loss", "margin"), (round(float(v), 5) for v in means), strict=True))
+            row = dict(zip(("loss", "perceptual", "denoiser_loss", "critic_loss", "margin"), (round(float(v), 5) for v in means), strict=True))
             log({"stage": "sharpen", "step": step + 1} | row | {"seconds": round(time.time() - began, 1)})
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            save_progress(state_file, step + 1, parts)
-    model.decoder.load_state_dict(duel.average.state_dict())
+            save_progress(state_file, step + 1, duel.parts())
+    vae.decoder.load_state_dict(duel.decoder_average.state_dict())
+    denoiser.unet.load_state_dict(duel.unet_average.state_dict())
+    denoiser.requires_grad_(False)
 
 
 def _as_tensor(images: np.ndarray, device: str) -> torch.Tensor:
@@ -102,86 +111,99 @@ def _as_tensor(images: np.ndarray, device: str) -> torch.Tensor:
 
 
 class Duel:
-    """Decoder against discriminator, each with its optimiser, and the moving average of the decoder.
+    """Decoder and UNet against the discriminator, each with its optimiser, and the moving averages of the first two.
 
     Args:
-        decoder: trained in place.
-        renders: [n, 3, h, w] in [-1, 1], on the decoder's device; see `Sight`.
+        vae, denoiser: decoder and UNet are trained in place; on the same device.
+        tokenizer: of the captions.
+        renders: [n, 3, h, w] in [-1, 1], on that device; see `Sight`.
         learning_rate: of the decoder.
         seed: of the discriminator's first weights.
     """
 
-    def __init__(self, decoder: nn.Module, renders: torch.Tensor, learning_rate: float, seed: int) -> None:
+    def __init__(self, vae: AutoencoderTiny, denoiser: Denoiser, tokenizer: CLIPTokenizer, renders: torch.Tensor, learning_rate: float, seed: int) -> None:
+        self.vae, self.denoiser, self.device = vae, denoiser, renders.device
+        self.decoder, self.unet = vae.decoder.train(), denoiser.unet.train()
+        denoiser.requires_grad_(False)
+        self.decoder_average, self.unet_average = (copy.deepcopy(part).requires_grad_(False) for part in (self.decoder, self.unet))
+        self.unet.requires_grad_(True)
+        with_plain_attention(self.unet)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.sight = Sight(renders)  # its weights are drawn before they are loaded
-            self.critic = Discriminator([mean.shape[1] for mean in self.sight.mean]).to(renders.device)
-        self.decoder, self.average = decoder, copy.deepcopy(decoder).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate, betas=(0.5, 0.95))
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2 * learning_rate, betas=(0.5, 0.95))
+            self.critic = Discriminator([mean.shape[1] for mean in self.sight.mean]).to(self.device)
+        rate = learning_rate
+        self.decoder_optimiser = torch.optim.Adam(self.decoder.parameters(), lr=rate, betas=(0.5, 0.95))
+        self.unet_optimiser = torch.optim.Adam(self.unet.parameters(), lr=DENOISER_SHARE * rate, betas=(0.5, 0.99))
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2 * rate, betas=(0.5, 0.95))
+        scheduler = build_scheduler()
+        self.schedulers, self.abar = [last_steps(scheduler, steps) for steps in SAMPLERS], scheduler.alphas_cumprod.to(self.device)
+        self.null = embed(denoiser.text_encoder, tokenise(tokenizer, [""]))
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What has to be saved."""
-        return {name: getattr(self, name) for name in ("decoder", "critic", "average", "optimiser", "critic_optimiser")}
+        names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser")
+        return {name: getattr(self, name) for name in names}
 
-    def step(self, latents: torch.Tensor, target: torch.Tensor, x: torch.Tensor, count: int, step: int) -> tuple[float, float, float, float]:
-        """One step of both.
+    def step(
+        self, x: torch.Tensor, count: int, own: dict[str, torch.Tensor], sampler: int, pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
+    ) -> tuple[float, float, float, float, float]:
+        """One step of all three.
 
         Args:
-            latents: [B, C, h / 8, w / 8], those of renders first.
-            target: [B, 3, h, w] in [-1, 1], what they are held to.
-            x: renders [B', 3, h, w] in [-1, 1], the first `count` of them the targets'.
-            count: how many of the latents are renders'.
-            step: number of the step.
+            x: renders [B, 3, h, w] in [-1, 1]; the first `count` go through the autoencoder, all are shown to the discriminator.
+            count: see `x`.
+            own: `latents`, `tokens` and `coarse` of B - count unfinished pictures.
+            sampler: index of theirs.
+            pair: latents and tokens for the denoiser's own loss.
+            rng: of the noise.
 
         Returns:
-            Content loss, perceptual distance of the renders, the discriminator's loss, and how far it holds both apart.
+            Content loss, perceptual distance of the renders, the denoiser's own loss, the discriminator's, and how far it holds both apart.
         """
-        output = self.decoder(latents)
+        with torch.no_grad():
+            known = self.vae.encoder(x[:count])
+            known = known + LATENT_NOISE * torch.from_numpy(rng.standard_normal(known.shape, dtype=np.float32)).to(self.device)
+            real = self.sight(x)
+        finished = finish(self.unet, self.schedulers[sampler], own["latents"], embed(self.denoiser.text_encoder, own["tokens"]), self.null)
+        latents = (finished / self.vae.config.scaling_factor).detach().requires_grad_()
+        output = self.decoder(torch.cat([known, latents]))
         seen = output.detach().requires_grad_()
         maps = self.sight(seen)
-        with torch.no_grad():
-            real = self.sight(x)
-        content = _content(seen, target, count)
+        content = _content(seen, x[:count], own["coarse"])
         unlike = perceptual_distance([m[:count] for m in maps], [m[:count] for m in real])
         against = -mean_score(self.critic(self.sight.standardised(maps)))
         wanted, coarse, away = (torch.autograd.grad(loss, seen, retain_graph=True)[0] for loss in (content, unlike, against))
         shares = ((PERCEPTUAL_WEIGHT, coarse), (ADVERSARIAL_WEIGHT, away))
-        _step(self.optimiser, self.decoder, output, wanted + sum(g * (weight * wanted.norm() / (g.norm() + 1e-12)) for weight, g in shares))
+        self.decoder_optimiser.zero_grad(set_to_none=True)
+        output.backward(wanted + sum(g * (weight * wanted.norm() / (g.norm() + 1e-12)) for weight, g in shares))
+        _descend(self.decoder_optimiser, self.decoder)
+        self.unet_optimiser.zero_grad(set_to_none=True)
+        finished.backward(latents.grad * (LATENT_NORM / (latents.grad.norm() + 1e-12)))
+        plain = step_loss(self.denoiser, pair[0].to(self.device), pair[1].to(self.device), self.abar, rng, str(self.device))
+        plain.backward()
+        _descend(self.unet_optimiser, self.unet)
         scores = [self.critic(self.sight.standardised([m.detach() for m in kind])) for kind in (real, maps)]
         caught = hinge(*scores)
-        _step(self.critic_optimiser, self.critic, caught)
-        self._follow(step)
-        return content.item(), unlike.item(), caught.item(), (mean_score(scores[0]) - mean_score(scores[1])).item()
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        caught.backward()
+        _descend(self.critic_optimiser, self.critic)
+        return content.item(), unlike.item(), plain.item(), caught.item(), (mean_score(scores[0]) - mean_score(scores[1])).item()
 
     @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        """Move the average on."""
-        for kept, new in zip(self.average.parameters(), self.decoder.parameters(), strict=True):
-            kept.lerp_(new, 1 - min(DECAY, (step + 1) / (step + 10)))
+    def follow(self, step: int) -> None:
+        """Move the averages on."""
+        for average, part in ((self.decoder_average, self.decoder), (self.unet_average, self.unet)):
+            torch._foreach_lerp_(list(average.parameters()), list(part.parameters()), 1 - min(DECAY, (step + 1) / (step + 10)))
 
 
-def _content(seen: torch.Tensor, target: torch.Tensor, count: int) -> torch.Tensor:
-    """What has to stay: means of `COARSE` pixels and, more or less, pixels of the first `count` pictures, means of `OWN_COARSE` of the others."""
-    loss = F.l1_loss(F.avg_pool2d(seen[:count], COARSE), F.avg_pool2d(target[:count], COARSE)) + FINE_WEIGHT * reconstruction_loss(seen[:count], target[:count])
-    return loss + F.l1_loss(F.avg_pool2d(seen[count:], OWN_COARSE), F.avg_pool2d(target[count:], OWN_COARSE))
+def _content(seen: torch.Tensor, known: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    """What has to stay: means of `KNOWN_COARSE` pixels and, more or less, pixels of the renders, which come first; means of `COARSE` of the others."""
+    decoded, own = seen[: len(known)], seen[len(known) :]
+    loss = F.l1_loss(F.avg_pool2d(decoded, KNOWN_COARSE), F.avg_pool2d(known, KNOWN_COARSE)) + FINE_WEIGHT * reconstruction_loss(decoded, known)
+    return loss + F.l1_loss(F.avg_pool2d(own, COARSE), coarse)
 
 
-def draw_latents(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, size: Sequence[int]) -> np.ndarray:
-    """Latents of pictures as the decoder gets them, float32 [P, C, h / 8, w / 8]: one prompt and one generator each."""
-    pipeline.set_progress_bar_config(disable=True)
-    parts = []
-    for start in range(0, len(prompts), BATCH):
-        words, steps = list(prompts[start : start + BATCH]), STEPS[start // BATCH % len(STEPS)]
-        generators = [torch.Generator().manual_seed(seed * 1_000_000 + start + i) for i in range(len(words))]
-        drawn = pipeline(words, height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators, output_type="latent")
-        parts.append(drawn.images.float().cpu() / pipeline.vae.config.scaling_factor)
-    return torch.cat(parts).numpy()
-
-
-def _step(optimiser: torch.optim.Optimizer, model: nn.Module, result: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
-    """One step down a loss, or down the given gradient by the model's output."""
-    optimiser.zero_grad(set_to_none=True)
-    result.backward(gradient)
+def _descend(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()

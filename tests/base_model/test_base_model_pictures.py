@@ -169,7 +169,7 @@ def test_loss_on_the_pictures_falls_and_renders_are_mixed_in(folder, base, tmp_p
     record = json.loads((out / "training.json").read_text())
     assert record["loss_after"]["pictures"] < 0.9 * record["loss_before"]["pictures"]
     assert set(record["loss_after"]) == {"pictures", "renders"} and record["started_from"]["seed"] == 0
-    assert not list((tmp_path / "work").glob("*.pt")) and not (tmp_path / "work/drawn.npy").exists()
+    assert not list((tmp_path / "work").glob("*.pt")) and not (tmp_path / "work/drawn.npz").exists()
 
 
 def test_mixture_draws_the_stated_share() -> None:
@@ -188,7 +188,7 @@ class Killed(Exception):
 def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monkeypatch) -> None:
     pictures = load_pictures(folder, None)
     monkeypatch.setattr(finetune, "train_denoiser", partial(train_denoiser, save_every=1))
-    monkeypatch.setattr(recipe, "sharpen_decoder", partial(sharpen.sharpen_decoder, save_every=1))
+    monkeypatch.setattr(recipe, "sharpen_model", partial(sharpen.sharpen_model, save_every=1))
     whole = weights(fine_tune(pictures, TINY, tmp_path / "whole", start_from=base, work=tmp_path / "work_whole"))
 
     def save_and_die(*args: object, **kwargs: object) -> None:

@@ -1,7 +1,8 @@
-"""The decoder's adversarial finish: what it may change, what it must not, and what the shipped decoder owes to it."""
+"""The adversarial finish: what it may change, what it must not, and what it trains on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,62 @@ import torch.nn.functional as F
 from backend.base_model import sharpen
 from backend.base_model.critic import Discriminator, Sight, hinge, mean_score, perceptual_distance
 from backend.base_model.data import SIZE
-from backend.base_model.linear_code import build_autoencoder, fit_linear_code
+from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler
 from backend.base_model.measure import to_tensor
-from backend.base_model.recipe import MODEL, initialisation
-from backend.base_model.sharpen import _content, draw_latents, sharpen_decoder
+from backend.base_model.recipe import MODEL, initialisation, open_parts
+from backend.base_model.sharpen import _content, sharpen_model
+from backend.base_model.unfinished import COARSE, FROM, SAMPLERS, draw_unfinished, embed, finish, last_steps, tokenise
 from backend.reference.renderer import render_batch, sample_parameters
+
+CAPTION = "aerial view of mars craters"
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, size=(6, 80, 80, 3), dtype=np.uint8)
+def renders() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return render_batch([sample_parameters(rng) for _ in range(4)], [1, 2, 3, 4], size=80)
 
 
-def autoencoder(images: np.ndarray) -> torch.nn.Module:
-    with initialisation(0):
-        return build_autoencoder(fit_linear_code(images, channels=4))
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
+    return draw_unfinished(pipeline, [CAPTION] * 4, 3, (80, 80))
 
 
-def test_encoder_is_left_alone_and_random_state_too(images: np.ndarray, tmp_path: Path) -> None:
-    model = autoencoder(images)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.random.get_rng_state()
-    sharpen_decoder(model, images, torch.zeros(3, 4, 10, 10), 1, tmp_path / "sharpen.pt", 0, batch=4, log=lambda row: None)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"decoder"}
+Train = Callable[..., tuple[torch.nn.Module, Denoiser]]
+
+
+@pytest.fixture
+def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path) -> Train:
+    """The shipped model after a few steps."""
+
+    def go(steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", **numbers: float) -> tuple[torch.nn.Module, Denoiser]:
+        vae, denoiser, tokenizer = open_parts(MODEL, 0)
+        pairs = Pairs(images, np.ones(len(images), bool), lambda i, rng: CAPTION)
+        state = torch.random.get_rng_state()
+        sharpen_model(vae, denoiser, tokenizer, pairs, drawn, steps, tmp_path / name, 0, **{"batch": 4, "log": lambda row: None} | numbers)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return vae, denoiser
+
+    return go
+
+
+def test_encoders_are_left_alone(train: Train) -> None:
+    before_vae, before, _ = open_parts(MODEL, 0)
+    vae, denoiser = train(1)
+    changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before_vae.state_dict()[name])}
+    changed |= {name.split(".")[0] for name, value in denoiser.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert changed == {"decoder", "unet"}
+
+
+def test_interrupted_it_goes_on_exactly(train: Train) -> None:
+    whole, parts = train(3, name="whole.pt"), None
+    for steps in (1, 3):
+        parts = train(steps, name="parts.pt")
+    for first, second in zip(whole, parts, strict=True):
+        assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 class Contrast(torch.nn.Module):
@@ -50,30 +82,48 @@ class Contrast(torch.nn.Module):
         return [self.scale * (x - x.mean((2, 3), keepdim=True)).abs() for x in maps]
 
 
-def test_decoder_follows_the_discriminator(images, tmp_path, monkeypatch) -> None:
+def test_decoder_and_denoiser_follow_the_discriminator(train: Train, drawn: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each measured with the other as it was; without the discriminator's share the denoiser has the content alone."""
     monkeypatch.setattr(sharpen, "Discriminator", Contrast)
-    monkeypatch.setattr(sharpen, "FINE_WEIGHT", 0.0)  # only means are held
-    monkeypatch.setattr(sharpen, "PERCEPTUAL_WEIGHT", 0.0)
-    flat, contrast = np.full((2, 80, 80, 3), 128, np.uint8), {}
-    x = to_tensor(flat) * 2 - 1
+    plain_vae, plain, tokenizer = open_parts(MODEL, 0)
+    scheduler, tokens = last_steps(build_scheduler(), SAMPLERS[1]), torch.from_numpy(drawn["tokens"][1])
+
+    def contrast(vae: torch.nn.Module, denoiser: Denoiser) -> float:
+        with torch.inference_mode():
+            text, null = (embed(denoiser.text_encoder, t) for t in (tokens, tokenise(tokenizer, [""])))
+            latents = finish(denoiser.unet, scheduler, torch.from_numpy(drawn["latents"][1]), text, null)
+            return float(vae.decode(latents / vae.config.scaling_factor).sample.diff(dim=3).abs().mean())
+
+    found = {}
     for weight in (0.0, 4.0):
         monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", weight)
-        model = autoencoder(images)
-        sharpen_decoder(model, flat, model.encoder(x).detach(), 20, tmp_path / f"{weight}.pt", 0, batch=4, learning_rate=3e-4, log=lambda row: None)
+        vae, denoiser = train(12, name=f"{weight}.pt")
+        found[weight] = contrast(vae, plain), contrast(plain_vae, denoiser)
+    assert found[4.0][0] > 1.05 * found[0.0][0], found
+    assert found[4.0][1] > 1.01 * found[0.0][1], found
+
+
+def test_decoder_follows_what_a_network_sees(train: Train, renders: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, unlike = to_tensor(renders) * 2 - 1, {}
+    sight = Sight(x)
+    monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", 0.0)
+    for weight in (0.0, 2.0):
+        monkeypatch.setattr(sharpen, "PERCEPTUAL_WEIGHT", weight)
+        vae, _ = train(12, name=f"{weight}.pt", learning_rate=3e-4)
         with torch.inference_mode():
-            contrast[weight] = float(model.decode(model.encode(x).latents).sample.std((2, 3)).mean())
-    assert contrast[4.0] > 1.5 * contrast[0.0], contrast
+            unlike[weight] = float(perceptual_distance(sight(vae.decode(vae.encode(x).latents).sample), sight(x)))
+    assert unlike[2.0] < 0.97 * unlike[0.0], unlike
 
 
 def test_only_the_coarse_picture_of_drawn_latents_has_to_stay() -> None:
     """A checkerboard of single pixels is no error where the denoiser drew, and one where a render is decoded."""
-    target = torch.zeros(2, 3, 32, 32)
-    board = torch.zeros(2, 3, 32, 32)
+    flat, board = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
     board[..., ::2, ::2] = board[..., 1::2, 1::2] = 1.0
     board -= board.mean()
-    assert float(_content(torch.cat([target[:1], board[1:]]), target, 1)) == pytest.approx(0, abs=1e-7)
-    assert float(_content(torch.cat([board[:1], target[1:]]), target, 1)) > 0.2
-    assert float(_content(torch.cat([target[:1], target[1:] + 0.5]), target, 1)) == pytest.approx(0.5)
+    coarse = torch.zeros(1, 3, 2, 2)
+    assert float(_content(torch.cat([flat, board]), flat, coarse)) == pytest.approx(0, abs=1e-7)
+    assert float(_content(torch.cat([board, flat]), flat, coarse)) > 0.2
+    assert float(_content(torch.cat([flat, flat + 0.5]), flat, coarse)) == pytest.approx(0.5)
 
 
 def test_perceptual_distance_is_the_formula_at_the_size_that_pictures_have() -> None:
@@ -88,36 +138,16 @@ def test_perceptual_distance_is_the_formula_at_the_size_that_pictures_have() -> 
     assert float(perceptual_distance(sight(a), sight(a))) == 0
 
 
-def test_decoder_follows_what_a_network_sees(tmp_path, monkeypatch) -> None:
-    """The shipped decoder, trained on four renders for a dozen steps with and without the perceptual share."""
-    from diffusers import AutoencoderTiny
-
-    rng = np.random.default_rng(3)
-    renders = render_batch([sample_parameters(rng) for _ in range(4)], [1, 2, 3, 4], size=80)
-    x, unlike = to_tensor(renders) * 2 - 1, {}
-    sight = Sight(x)
-    monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", 0.0)
-    monkeypatch.setattr(sharpen, "KNOWN", 1)  # nothing but renders
-    for weight in (0.0, 2.0):
-        monkeypatch.setattr(sharpen, "PERCEPTUAL_WEIGHT", weight)
-        model = AutoencoderTiny.from_pretrained(MODEL / "vae", dtype=torch.float32, local_files_only=True)
-        sharpen_decoder(model, renders, model.encoder(x).detach(), 12, tmp_path / f"{weight}.pt", 0, batch=4, learning_rate=3e-4, log=lambda row: None)
-        with torch.inference_mode():
-            unlike[weight] = float(perceptual_distance(sight(model.decode(model.encode(x).latents).sample), sight(x)))
-    assert unlike[2.0] < 0.95 * unlike[0.0], unlike
-
-
 def test_discriminator_tells_blurred_renders_from_renders() -> None:
     """On pictures that it was not shown."""
     rng = np.random.default_rng(4)
-    renders = to_tensor(render_batch([sample_parameters(rng) for _ in range(16)], list(range(16)), size=72)) * 2 - 1
-    blurred = F.avg_pool2d(renders, 3, 1, 1, count_include_pad=False)
-    sight = Sight(renders[:8])
+    sharp = to_tensor(render_batch([sample_parameters(rng) for _ in range(16)], list(range(16)), size=72)) * 2 - 1
+    blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
+    sight = Sight(sharp[:8])
     with initialisation(0):
         critic = Discriminator([mean.shape[1] for mean in sight.mean])
-    real, fake = ([m.detach() for m in sight.standardised(sight(x))] for x in (renders, blurred))
-    optimiser = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.95))
-    losses = []
+    real, fake = ([m.detach() for m in sight.standardised(sight(x))] for x in (sharp, blurred))
+    optimiser, losses = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.95)), []
     for _ in range(40):
         loss = hinge(critic([m[:8] for m in real]), critic([m[:8] for m in fake]))
         optimiser.zero_grad()
@@ -131,12 +161,20 @@ def test_discriminator_tells_blurred_renders_from_renders() -> None:
     assert mean_score(scores[0]) > mean_score(scores[1]) + 0.5
 
 
-def test_latents_are_those_of_the_pipeline_unscaled() -> None:
+@pytest.mark.parametrize("sampler", range(len(SAMPLERS)))
+def test_unfinished_pictures_finished_are_those_of_the_pipeline(sampler: int) -> None:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
-    latents = draw_latents(pipeline, ["aerial view of mars craters"] * 2, 3, (SIZE, SIZE))
-    picture = pipeline("aerial view of mars craters", num_inference_steps=10, guidance_scale=7.5, generator=torch.Generator().manual_seed(3_000_001), output_type="np").images[0]
+    drawn = draw_unfinished(pipeline, [CAPTION] * 4, 3, (SIZE, SIZE))
+    assert drawn["latents"].shape == (2, 2, pipeline.unet.config.in_channels, 16, 16) and drawn["coarse"].shape == (2, 2, 3, SIZE // COARSE, SIZE // COARSE)
+    steps, generator = SAMPLERS[sampler], torch.Generator().manual_seed(3_000_001 + 2 * sampler)
+    whole = pipeline(CAPTION, num_inference_steps=steps, guidance_scale=7.5, generator=generator, output_type="latent").images
+    scheduler = last_steps(pipeline.scheduler, steps)
+    assert FROM in scheduler.timesteps and set(last_steps(build_scheduler(), steps).timesteps.tolist()) == set(scheduler.timesteps.tolist())
+    text, null = (embed(pipeline.text_encoder, tokenise(pipeline.tokenizer, [words])) for words in (CAPTION, ""))
     with torch.inference_mode():
-        decoded = (pipeline.vae.decode(torch.from_numpy(latents[1:])).sample[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()
-    assert latents.shape == (2, pipeline.unet.config.in_channels, 16, 16) and np.abs(decoded - picture).max() < 1e-3
+        latents = finish(pipeline.unet, scheduler, torch.from_numpy(drawn["latents"][sampler, 1:]), text, null)
+        picture = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    assert torch.allclose(latents, whole, atol=1e-3)
+    assert torch.allclose(F.avg_pool2d(picture, COARSE), torch.from_numpy(drawn["coarse"][sampler, 1:]), atol=1e-3)

@@ -1,0 +1,96 @@
+"""The denoiser's own pictures before their last steps, and those steps: what the adversarial finish trains on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+SAMPLERS, GUIDANCE, BATCH = (10, 20), 7.5, 32  # DDIM steps of training and of the page, taken in turn
+FROM = 99  # timestep from which the last steps are trained: noise of a third of the latents' scale; a timestep of either sampler
+COARSE = 16  # pixels a side of the means that the finished pictures keep
+
+
+def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, size: Sequence[int]) -> dict[str, np.ndarray]:
+    """Noisy latents at timestep `FROM`, for each sampler those of a share of the prompts.
+
+    Args:
+        pipeline: the model so far.
+        prompts: P of them, each drawn once; what is over after dividing by the samplers is left out.
+        seed: of the noise; each picture has a generator of its own.
+        size: height and width of the pictures in pixels.
+
+    Returns:
+        `latents` float32 [S, P / S, C, h / 8, w / 8], `tokens` int64 [S, P / S, L], and `coarse` float32 [S, P / S, 3, h / 16, w / 16]: the means
+        of the pictures in [-1, 1] that they become now.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    share, out = len(prompts) // len(SAMPLERS), {"latents": [], "tokens": [], "coarse": []}
+    null = embed(pipeline.text_encoder, tokenise(pipeline.tokenizer, [""]))
+    for index, steps in enumerate(SAMPLERS):
+        scheduler = last_steps(pipeline.scheduler, steps)
+        for start in range(0, share, BATCH):
+            first = index * share + start
+            words = list(prompts[first : index * share + min(start + BATCH, share)])
+            generators = [torch.Generator().manual_seed(seed * 1_000_000 + first + i) for i in range(len(words))]
+            latents = pipeline(
+                words, height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators, output_type="latent",
+                callback_on_step_end=_stop_before_the_last,
+            ).images.float()  # fmt: skip
+            tokens = tokenise(pipeline.tokenizer, words)
+            with torch.inference_mode():
+                finished = finish(pipeline.unet, scheduler, latents, embed(pipeline.text_encoder, tokens), null)
+                picture = pipeline.vae.decode(finished / pipeline.vae.config.scaling_factor).sample
+            for name, value in (("latents", latents), ("tokens", tokens), ("coarse", F.avg_pool2d(picture, COARSE))):
+                out[name].append(value.cpu().numpy())
+    return {name: np.stack(np.split(np.concatenate(parts), len(SAMPLERS))) for name, parts in out.items()}
+
+
+def _stop_before_the_last(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """diffusers' way to end a call early, with the latents as they are."""
+    following = pipeline.scheduler.timesteps[step + 1 : step + 2]
+    pipeline._interrupt = bool((following <= FROM).all())
+    return values
+
+
+def tokenise(tokenizer: Any, words: Sequence[str]) -> torch.Tensor:
+    """Token ids [P, L] of P prompts."""
+    return tokenizer(list(words), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+
+
+@torch.no_grad()
+def embed(text_encoder: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Embeddings [P, L, E] of token ids [P, L], on the text encoder's device."""
+    return text_encoder(tokens.to(text_encoder.device)).last_hidden_state
+
+
+def last_steps(scheduler: DDIMScheduler, steps: int) -> DDIMScheduler:
+    """A copy of the scheduler, set to so many steps."""
+    own = type(scheduler).from_config(scheduler.config)
+    own.set_timesteps(steps)
+    return own
+
+
+def finish(unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents: torch.Tensor, text: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
+    """The steps from `FROM` on, with guidance: noisy latents [B, C, h, w] to clean ones, differentiable.
+
+    Args:
+        unet: of v-prediction.
+        scheduler: of `last_steps`.
+        latents: at `FROM`.
+        text: [B, L, E].
+        null: [1, L, E], of the empty prompt.
+    """
+    both = torch.cat([null.expand(len(latents), -1, -1), text])
+    for timestep in itertools.dropwhile(lambda t: t > FROM, scheduler.timesteps):
+        with torch.autocast(latents.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
+            without, given = unet(torch.cat([latents, latents]), timestep, both).sample.float().chunk(2)
+        latents = scheduler.step(without + GUIDANCE * (given - without), timestep, latents).prev_sample
+    return latents
