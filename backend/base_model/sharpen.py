@@ -4,9 +4,10 @@ A decoder trained by distances alone answers the mean of all pictures behind a l
 noise: both are blurred, and regressors fitted on renders misread rims and freshness that such pictures do carry. Here a discriminator
 (`critic`) compares decoded pictures with renders by the hinge loss. A few of them are renders through the autoencoder; as in the
 autoencoders of latent diffusion (Rombach et al. 2022, 2112.10752) a perceptual distance holds them to their renders. The others are the
-denoiser's own, whose last sampler steps are taken with their gradient (as in adversarial diffusion distillation, Sauer et al. 2023,
-2311.17042); of those the coarse picture has to stay. Meanwhile the denoiser goes on with its own loss at all timesteps, so that it stays
-one of diffusion. The encoder and the text encoder stay as they are.
+denoiser's own; of those the coarse picture has to stay. For the first half of the steps the decoder learns, for the second the denoiser,
+through its last sampler steps (as in adversarial diffusion distillation, Sauer et al. 2023, 2311.17042) and the decoder, which stays then:
+both at once agree on a pattern that no render has. Meanwhile the denoiser goes on with its own loss at all timesteps, so that it stays one
+of diffusion. The encoder and the text encoder stay as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 KNOWN_COARSE = 4  # pixels a side of the means that decoded renders keep
 FINE_WEIGHT = 0.5  # of their plain reconstruction
-ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient by the pictures, against that of the content
+ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient, against that of the content
 PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
-LATENT_NORM = 0.2  # norm of the pictures' gradient by the denoiser's latents, beside that of its own loss
+LATENT_NORM = 0.2  # norm of the gradient by the denoiser's latents, beside that of its own loss
 DENOISER_SHARE = 0.1  # of the decoder's learning rate
 KNOWN = 4  # every so many pictures of a batch is a render, the others are the denoiser's
 SEEN = 64  # renders whose maps say what is usual
@@ -71,10 +72,10 @@ def sharpen_model(
         tokenizer: of the captions.
         pairs: renders and their captions.
         drawn: of `draw_unfinished`.
-        steps: optimiser steps in all.
+        steps: optimiser steps in all, half of them (rounded up) of the decoder.
         state_file: where progress is kept.
         seed: of the batches and the noise.
-        batch: pictures a step, every `KNOWN`th (at least one) a decoded render; 2 or more.
+        batch: pictures a step, every `KNOWN`th (at least one) of the decoder's a render; 2 or more.
         learning_rate: of the decoder; the discriminator's is twice that, the denoiser's `DENOISER_SHARE` of it.
         log: called with a row every 100 steps.
         device: where to train.
@@ -83,7 +84,7 @@ def sharpen_model(
     code = read_code(vae.to("cpu"))
     duel = Duel(vae.to(device), denoiser.to(device), tokenizer, _as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
     start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
-    began, means = time.time(), None
+    began, means, of_decoder = time.time(), None, -(-steps // 2)
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         own = rng.integers(0, drawn["latents"].shape[1], batch - count)
@@ -91,12 +92,21 @@ def sharpen_model(
 
     for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, steps, workers_for(device)):
         sampler = step % len(SAMPLERS)
-        chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()}
-        found = np.array(duel.step(_as_tensor(pictures, device), count, chosen, sampler, pair, rng))
-        duel.follow(step)
+        chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
+        x = _as_tensor(pictures, device)
+        if step < of_decoder:
+            found, names = duel.decoder_step(x, count, chosen, rng), ("loss", "perceptual", "critic_loss", "margin")
+            follow(duel.decoder_average, duel.decoder, step)
+        else:
+            if step == of_decoder:
+                duel.decoder.load_state_dict(duel.decoder_average.state_dict())
+                means = None
+            found, names = duel.denoiser_step(x, chosen, pair, rng), ("loss", "denoiser_loss", "critic_loss", "margin")
+            follow(duel.unet_average, duel.unet, step - of_decoder)
+        found = np.array(found)
         means = found if means is None else 0.98 * means + 0.02 * found
         if (step + 1) % 100 == 0:
-            row = dict(zip(("loss", "perceptual", "denoiser_loss", "critic_loss", "margin"), (round(float(v), 5) for v in means), strict=True))
+            row = dict(zip(names, (round(float(v), 5) for v in means), strict=True))
             log({"stage": "sharpen", "step": step + 1} | row | {"seconds": round(time.time() - began, 1)})
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_progress(state_file, step + 1, duel.parts())
@@ -145,56 +155,85 @@ class Duel:
         names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser")
         return {name: getattr(self, name) for name in names}
 
-    def step(
-        self, x: torch.Tensor, count: int, own: dict[str, torch.Tensor], sampler: int, pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
-    ) -> tuple[float, float, float, float, float]:
-        """One step of all three.
+    def decoder_step(self, x: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> tuple[float, float, float, float]:
+        """One step of decoder and discriminator.
 
         Args:
             x: renders [B, 3, h, w] in [-1, 1]; the first `count` go through the autoencoder, all are shown to the discriminator.
             count: see `x`.
-            own: `latents`, `tokens` and `coarse` of B - count unfinished pictures.
-            sampler: index of theirs.
-            pair: latents and tokens for the denoiser's own loss.
+            own: `latents`, `tokens`, `coarse` and `scheduler` of B - count unfinished pictures.
             rng: of the noise.
 
         Returns:
-            Content loss, perceptual distance of the renders, the denoiser's own loss, the discriminator's, and how far it holds both apart.
+            Content loss, perceptual distance of the renders, the discriminator's loss, and how far it holds both apart.
         """
         with torch.no_grad():
             known = self.vae.encoder(x[:count])
             known = known + LATENT_NOISE * torch.from_numpy(rng.standard_normal(known.shape, dtype=np.float32)).to(self.device)
-            real = self.sight(x)
-        finished = finish(self.unet, self.schedulers[sampler], own["latents"], embed(self.denoiser.text_encoder, own["tokens"]), self.null)
-        latents = (finished / self.vae.config.scaling_factor).detach().requires_grad_()
-        output = self.decoder(torch.cat([known, latents]))
+            real, latents = self.sight(x), torch.cat([known, self._finish(own)])
+        output = self.decoder(latents)
         seen = output.detach().requires_grad_()
         maps = self.sight(seen)
         content = _content(seen, x[:count], own["coarse"])
         unlike = perceptual_distance([m[:count] for m in maps], [m[:count] for m in real])
-        against = -mean_score(self.critic(self.sight.standardised(maps)))
-        wanted, coarse, away = (torch.autograd.grad(loss, seen, retain_graph=True)[0] for loss in (content, unlike, against))
+        wanted, coarse, away = (torch.autograd.grad(loss, seen, retain_graph=True)[0] for loss in (content, unlike, self._against(maps)))
         shares = ((PERCEPTUAL_WEIGHT, coarse), (ADVERSARIAL_WEIGHT, away))
         self.decoder_optimiser.zero_grad(set_to_none=True)
         output.backward(wanted + sum(g * (weight * wanted.norm() / (g.norm() + 1e-12)) for weight, g in shares))
         _descend(self.decoder_optimiser, self.decoder)
+        return content.item(), unlike.item(), *self._critic_step(real, maps)
+
+    def denoiser_step(self, x: torch.Tensor, own: dict[str, Any], pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator) -> tuple[float, float, float, float]:
+        """One step of UNet and discriminator; the decoder stays as it is.
+
+        Args:
+            x: renders [B, 3, h, w] in [-1, 1] for the discriminator.
+            own: as in `decoder_step`.
+            pair: latents and tokens for the denoiser's own loss.
+            rng: of the noise.
+
+        Returns:
+            Content loss, the denoiser's own loss, the discriminator's, and how far it holds both apart.
+        """
+        finished = self._finish(own)
+        latents = finished.detach().requires_grad_()
+        seen = self.decoder(latents)
+        maps = self.sight(seen)
+        content = F.l1_loss(F.avg_pool2d(seen, COARSE), own["coarse"])
+        wanted, away = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in (content, self._against(maps)))
+        gradient = wanted / (wanted.norm() + 1e-12) + ADVERSARIAL_WEIGHT * away / (away.norm() + 1e-12)
         self.unet_optimiser.zero_grad(set_to_none=True)
-        finished.backward(latents.grad * (LATENT_NORM / (latents.grad.norm() + 1e-12)))
+        finished.backward(gradient * (LATENT_NORM / gradient.norm()))
         plain = step_loss(self.denoiser, pair[0].to(self.device), pair[1].to(self.device), self.abar, rng, str(self.device))
         plain.backward()
         _descend(self.unet_optimiser, self.unet)
+        with torch.no_grad():
+            real = self.sight(x)
+        return content.item(), plain.item(), *self._critic_step(real, maps)
+
+    def _finish(self, own: dict[str, Any]) -> torch.Tensor:
+        """Latents as the decoder gets them."""
+        text = embed(self.denoiser.text_encoder, own["tokens"])
+        return finish(self.unet, own["scheduler"], own["latents"], text, self.null) / self.vae.config.scaling_factor
+
+    def _against(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """What falls as the discriminator takes pictures for renders."""
+        return -mean_score(self.critic(self.sight.standardised(maps)))
+
+    def _critic_step(self, real: list[torch.Tensor], maps: list[torch.Tensor]) -> tuple[float, float]:
+        """The discriminator's loss and how far it holds both apart."""
         scores = [self.critic(self.sight.standardised([m.detach() for m in kind])) for kind in (real, maps)]
         caught = hinge(*scores)
         self.critic_optimiser.zero_grad(set_to_none=True)
         caught.backward()
         _descend(self.critic_optimiser, self.critic)
-        return content.item(), unlike.item(), plain.item(), caught.item(), (mean_score(scores[0]) - mean_score(scores[1])).item()
+        return caught.item(), (mean_score(scores[0]) - mean_score(scores[1])).item()
 
-    @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Move the averages on."""
-        for average, part in ((self.decoder_average, self.decoder), (self.unet_average, self.unet)):
-            torch._foreach_lerp_(list(average.parameters()), list(part.parameters()), 1 - min(DECAY, (step + 1) / (step + 10)))
+
+@torch.no_grad()
+def follow(average: nn.Module, part: nn.Module, step: int) -> None:
+    """Move a moving average on."""
+    torch._foreach_lerp_(list(average.parameters()), list(part.parameters()), 1 - min(DECAY, (step + 1) / (step + 10)))
 
 
 def _content(seen: torch.Tensor, known: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:

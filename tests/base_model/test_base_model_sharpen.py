@@ -57,7 +57,7 @@ def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path) -> 
 
 def test_encoders_are_left_alone(train: Train) -> None:
     before_vae, before, _ = open_parts(MODEL, 0)
-    vae, denoiser = train(1)
+    vae, denoiser = train(2)
     changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before_vae.state_dict()[name])}
     changed |= {name.split(".")[0] for name, value in denoiser.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
     assert changed == {"decoder", "unet"}
@@ -97,7 +97,7 @@ def test_decoder_and_denoiser_follow_the_discriminator(train: Train, drawn: dict
     found = {}
     for weight in (0.0, 4.0):
         monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", weight)
-        vae, denoiser = train(12, name=f"{weight}.pt")
+        vae, denoiser = train(24, name=f"{weight}.pt")
         found[weight] = contrast(vae, plain), contrast(plain_vae, denoiser)
     assert found[4.0][0] > 1.05 * found[0.0][0], found
     assert found[4.0][1] > 1.01 * found[0.0][1], found
@@ -109,7 +109,7 @@ def test_decoder_follows_what_a_network_sees(train: Train, renders: np.ndarray, 
     monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", 0.0)
     for weight in (0.0, 2.0):
         monkeypatch.setattr(sharpen, "PERCEPTUAL_WEIGHT", weight)
-        vae, _ = train(12, name=f"{weight}.pt", learning_rate=3e-4)
+        vae, _ = train(24, name=f"{weight}.pt", learning_rate=3e-4)
         with torch.inference_mode():
             unlike[weight] = float(perceptual_distance(sight(vae.decode(vae.encode(x).latents).sample), sight(x)))
     assert unlike[2.0] < 0.97 * unlike[0.0], unlike
