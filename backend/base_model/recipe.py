@@ -71,7 +71,7 @@ class Recipe:
 
 def cuda_recipe() -> Recipe:
     """The same recipe at a size for a data-centre GPU."""
-    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=10_000, batch=256, device="cuda")
+    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=3_000, batch=256, device="cuda")
 
 
 class Log:

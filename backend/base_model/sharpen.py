@@ -84,30 +84,19 @@ def sharpen_model(
     code = read_code(vae.to("cpu"))
     duel = Duel(vae.to(device), denoiser.to(device), tokenizer, _as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
     start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
-    began, means, of_decoder = time.time(), None, -(-steps // 2)
+    began, means, of_decoder = time.time(), {}, -(-steps // 2)
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         own = rng.integers(0, drawn["latents"].shape[1], batch - count)
         return pairs.images[pick(rng, batch)], own, make_batch(pairs, code, tokenizer, rng, batch)
 
     for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, steps, workers_for(device)):
-        sampler = step % len(SAMPLERS)
+        sampler = step % len(SAMPLERS) if step < of_decoder else -1  # the denoiser learns from two steps of twenty, which holds for one of ten
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
-        x = _as_tensor(pictures, device)
-        if step < of_decoder:
-            found, names = duel.decoder_step(x, count, chosen, rng), ("loss", "perceptual", "critic_loss", "margin")
-            follow(duel.decoder_average, duel.decoder, step)
-        else:
-            if step == of_decoder:
-                duel.decoder.load_state_dict(duel.decoder_average.state_dict())
-                means = None
-            found, names = duel.denoiser_step(x, chosen, pair, rng), ("loss", "denoiser_loss", "critic_loss", "margin")
-            follow(duel.unet_average, duel.unet, step - of_decoder)
-        found = np.array(found)
-        means = found if means is None else 0.98 * means + 0.02 * found
+        found = duel.step(step, of_decoder, _as_tensor(pictures, device), count, chosen, pair, rng)
+        means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
-            row = dict(zip(names, (round(float(v), 5) for v in means), strict=True))
-            log({"stage": "sharpen", "step": step + 1} | row | {"seconds": round(time.time() - began, 1)})
+            log({"stage": "sharpen", "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_progress(state_file, step + 1, duel.parts())
     vae.decoder.load_state_dict(duel.decoder_average.state_dict())
@@ -141,19 +130,40 @@ class Duel:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.sight = Sight(renders)  # its weights are drawn before they are loaded
-            self.critic = Discriminator([mean.shape[1] for mean in self.sight.mean]).to(self.device)
-        rate = learning_rate
-        self.decoder_optimiser = torch.optim.Adam(self.decoder.parameters(), lr=rate, betas=(0.5, 0.95))
-        self.unet_optimiser = torch.optim.Adam(self.unet.parameters(), lr=DENOISER_SHARE * rate, betas=(0.5, 0.99))
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2 * rate, betas=(0.5, 0.95))
+        self.rate, self.seed = learning_rate, seed
+        self.decoder_optimiser = torch.optim.Adam(self.decoder.parameters(), lr=self.rate, betas=(0.5, 0.95))
+        self.unet_optimiser = torch.optim.Adam(self.unet.parameters(), lr=DENOISER_SHARE * self.rate, betas=(0.5, 0.99))
+        self._new_critic()
         scheduler = build_scheduler()
         self.schedulers, self.abar = [last_steps(scheduler, steps) for steps in SAMPLERS], scheduler.alphas_cumprod.to(self.device)
         self.null = embed(denoiser.text_encoder, tokenise(tokenizer, [""]))
+
+    def _new_critic(self) -> None:
+        """A discriminator that knows nothing yet."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            self.critic = Discriminator([mean.shape[1] for mean in self.sight.mean]).to(self.device)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2 * self.rate, betas=(0.5, 0.95))
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What has to be saved."""
         names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser")
         return {name: getattr(self, name) for name in names}
+
+    def step(
+        self, step: int, of_decoder: int, x: torch.Tensor, count: int, own: dict[str, Any], pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
+    ) -> dict[str, float]:
+        """One step: of the decoder before step `of_decoder`; from then on of the denoiser, with the decoder's average and a discriminator of its own. Arguments as below."""
+        if step < of_decoder:
+            found = dict(zip(("loss", "perceptual", "critic_loss", "margin"), self.decoder_step(x, count, own, rng), strict=True))
+            follow(self.decoder_average, self.decoder, step)
+            return found
+        if step == of_decoder:
+            self.decoder.load_state_dict(self.decoder_average.state_dict())
+            self._new_critic()
+        found = dict(zip(("loss", "denoiser_loss", "critic_loss", "margin"), self.denoiser_step(x, own, pair, rng), strict=True))
+        follow(self.unet_average, self.unet, step - of_decoder)
+        return found
 
     def decoder_step(self, x: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> tuple[float, float, float, float]:
         """One step of decoder and discriminator.
