@@ -210,7 +210,7 @@ def _recipe_rows(recipe: dict, curves: bool) -> list[str]:
         *(["Seconds by stage (the longest stretch of each): " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".", ""] if cost else []),
         *(["![losses](losses.png)", ""] if curves else []),
         "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences)"
-        + (", then, with the denoiser's last sampler steps, against a discriminator on EfficientNet-Lite2's maps. " if recipe.get("sharpen_steps") else ". ")
+        + (", then against a discriminator on EfficientNet-Lite2's maps. " if recipe.get("sharpen_steps") else ". ")
         + "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",
         "",
     ]

@@ -37,7 +37,8 @@ class FineTuning:
     Attributes:
         decoder_steps: optimiser steps of 32 crops each; 0 leaves the decoder as it is.
         denoiser_steps: optimiser steps of `batch` images each.
-        sharpen_steps: optimiser steps of decoder and denoiser against a discriminator, 8 pictures each; 0 leaves it as it is.
+        sharpen_steps: optimiser steps of the decoder against a discriminator, 8 pictures each; 0 leaves it as it is.
+        finish_steps: the same of the denoiser's last sampler steps, after them.
         batch: images of a denoiser step.
         learning_rate: of the denoiser; a fifth of the training from nothing.
         decoder_learning_rate: peak of the decoder's.
@@ -50,6 +51,7 @@ class FineTuning:
     decoder_steps: int = 300
     denoiser_steps: int = 1_000
     sharpen_steps: int = 0
+    finish_steps: int = 0
     batch: int = 32
     learning_rate: float = 2e-4
     decoder_learning_rate: float = 4e-4
@@ -61,9 +63,9 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not 0 <= self.renders_share < 1:
             raise InputError(f"renders share {self.renders_share} is out of bounds: 0 (your pictures only) up to, not including, 1")
-        if self.denoiser_steps < 1 or min(self.decoder_steps, self.sharpen_steps) < 0 or self.batch < 1:
-            steps = f"{self.decoder_steps}, {self.denoiser_steps} and {self.sharpen_steps}"
-            raise InputError(f"steps {steps}, batch {self.batch}: steps of the denoiser and batch are at least 1, those of decoder and sharpening 0")
+        if self.denoiser_steps < 1 or min(self.decoder_steps, self.sharpen_steps, self.finish_steps) < 0 or self.batch < 1:
+            steps = f"{self.decoder_steps}, {self.denoiser_steps}, {self.sharpen_steps} and {self.finish_steps}"
+            raise InputError(f"steps {steps}, batch {self.batch}: steps of the denoiser and batch are at least 1, those of decoder, sharpening and finish 0")
 
 
 def fine_tune(
@@ -116,7 +118,7 @@ def fine_tune(
         denoiser, pairs, code, tokenizer, plan.denoiser_steps, work / "denoiser.pt", plan.seed,
         batch=plan.batch, learning_rate=plan.learning_rate, log=log, device=plan.device,
     )  # fmt: skip
-    sharpen(tuned, vae, tokenizer, pairs, plan.sharpen_steps, work, plan.seed, log, plan.device)
+    sharpen(tuned, vae, tokenizer, pairs, (plan.sharpen_steps, plan.finish_steps), work, plan.seed, log, plan.device)
     after = losses(tuned, pairs, len(pictures.images), code, tokenizer, plan.device)
     record = asdict(plan) | {"pictures": len(pictures.images), "pictures_sha256": job["pictures"], "loss_before": before, "loss_after": after}
     record["started_from"] = training_record(start_from) | {"weights_sha256": job["start_from"]}

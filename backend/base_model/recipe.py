@@ -50,7 +50,8 @@ class Recipe:
         images: rendered training images.
         decoder_steps: optimiser steps of 32 crops each.
         denoiser_steps: optimiser steps of `batch` images each.
-        sharpen_steps: optimiser steps of decoder and denoiser against a discriminator, 8 pictures each; 0 leaves it as it is.
+        sharpen_steps: optimiser steps of the decoder against a discriminator, 8 pictures each; 0 leaves it as it is.
+        finish_steps: the same of the denoiser's last sampler steps, after them.
         batch: images of a denoiser step.
         learning_rate: of the denoiser.
         channels: of the latents; None keeps those of the pipeline that is trained further, and takes 24 from nothing.
@@ -61,7 +62,8 @@ class Recipe:
     images: int = 20_480
     decoder_steps: int = 4_000
     denoiser_steps: int = 31_000
-    sharpen_steps: int = 2_000
+    sharpen_steps: int = 1_000
+    finish_steps: int = 0
     batch: int = 32
     learning_rate: float = 1e-3
     channels: int | None = None
@@ -71,7 +73,7 @@ class Recipe:
 
 def cuda_recipe() -> Recipe:
     """The same recipe at a size for a data-centre GPU."""
-    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=3_000, batch=256, device="cuda")
+    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=2_000, batch=256, device="cuda")
 
 
 class Log:
@@ -163,7 +165,7 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
         denoiser, pairs, code, tokenizer, recipe.denoiser_steps, work / "denoiser.pt", recipe.seed,
         batch=recipe.batch, learning_rate=recipe.learning_rate, log=log, device=recipe.device,
     )  # fmt: skip
-    sharpen(ema, vae, tokenizer, pairs, recipe.sharpen_steps, work, recipe.seed, log, recipe.device)
+    sharpen(ema, vae, tokenizer, pairs, (recipe.sharpen_steps, recipe.finish_steps), work, recipe.seed, log, recipe.device)
     record = asdict(recipe) | ({"started_from": training_record(start_from)} if start_from else {})
     replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record, log), DESCRIBED)
     return out
@@ -201,19 +203,19 @@ def _further(recipe: Recipe, images: np.ndarray, vae: AutoencoderTiny, denoiser:
     return vae, denoiser, tokenizer, code
 
 
-def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: int, work: Path, seed: int, log: Log, device: str = "cpu") -> None:
+def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, pairs: Pairs, steps: tuple[int, int], work: Path, seed: int, log: Log, device: str = "cpu") -> None:
     """Finish decoder and denoiser in place, on pictures that the denoiser draws; see `sharpen_model`. Both parts go on from `work`.
 
     Args:
         denoiser, vae, tokenizer: the model so far.
         pairs: its pictures and captions.
-        steps: of the optimiser; 0 does nothing.
+        steps: of the decoder and of the denoiser; none does nothing.
         work, seed, log, device: as elsewhere here.
 
     Raises:
         InputError: the disk is full.
     """
-    if not steps:
+    if not any(steps):
         return
     path, draw = work / "drawn.npz", pairs.draw or alike(len(pairs.images))
     if not path.exists():
@@ -224,7 +226,7 @@ def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, 
             np.savez(file, **drawn)
     with np.load(path, allow_pickle=False) as kept:
         drawn = dict(kept)
-    sharpen_model(vae, denoiser, tokenizer, pairs, drawn, steps, work / "sharpen.pt", seed, log=log, device=device)
+    sharpen_model(vae, denoiser, tokenizer, pairs, drawn, *steps, work / "sharpen.pt", seed, log=log, device=device)
 
 
 def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIPTokenizer]:

@@ -4,7 +4,7 @@ A decoder trained by distances alone answers the mean of all pictures behind a l
 noise: both are blurred, and regressors fitted on renders misread rims and freshness that such pictures do carry. Here a discriminator
 (`critic`) compares decoded pictures with renders by the hinge loss. A few of them are renders through the autoencoder; as in the
 autoencoders of latent diffusion (Rombach et al. 2022, 2112.10752) a perceptual distance holds them to their renders. The others are the
-denoiser's own; of those the coarse picture has to stay. For the first half of the steps the decoder learns, for the second the denoiser,
+denoiser's own; of those the coarse picture has to stay. First the decoder learns, then, where steps are given to it, the denoiser,
 through its last sampler steps (as in adversarial diffusion distillation, Sauer et al. 2023, 2311.17042) and the decoder, which stays then:
 both at once agree on a pattern that no render has. Meanwhile the denoiser goes on with its own loss at all timesteps, so that it stays one
 of diffusion. The encoder and the text encoder stay as they are.
@@ -55,6 +55,7 @@ def sharpen_model(
     pairs: Pairs,
     drawn: dict[str, np.ndarray],
     steps: int,
+    finish_steps: int,
     state_file: Path,
     seed: int,
     *,
@@ -72,7 +73,8 @@ def sharpen_model(
         tokenizer: of the captions.
         pairs: renders and their captions.
         drawn: of `draw_unfinished`.
-        steps: optimiser steps in all, half of them (rounded up) of the decoder.
+        steps: optimiser steps of the decoder.
+        finish_steps: those of the UNet, after them.
         state_file: where progress is kept.
         seed: of the batches and the noise.
         batch: pictures a step, every `KNOWN`th (at least one) of the decoder's a render; 2 or more.
@@ -84,20 +86,20 @@ def sharpen_model(
     code = read_code(vae.to("cpu"))
     duel = Duel(vae.to(device), denoiser.to(device), tokenizer, _as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
     start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
-    began, means, of_decoder = time.time(), {}, -(-steps // 2)
+    began, means, end = time.time(), {}, steps + finish_steps
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         own = rng.integers(0, drawn["latents"].shape[1], batch - count)
         return pairs.images[pick(rng, batch)], own, make_batch(pairs, code, tokenizer, rng, batch)
 
-    for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, steps, workers_for(device)):
-        sampler = step % len(SAMPLERS) if step < of_decoder else -1  # the denoiser learns from two steps of twenty, which holds for one of ten
+    for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, end, workers_for(device)):
+        sampler = step % len(SAMPLERS) if step < steps else -1  # the denoiser learns from two steps of twenty, which holds for one of ten
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
-        found = duel.step(step, of_decoder, _as_tensor(pictures, device), count, chosen, pair, rng)
+        found = duel.step(step, steps, _as_tensor(pictures, device), count, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
             log({"stage": "sharpen", "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
-        if (step + 1) % save_every == 0 or step + 1 == steps:
+        if (step + 1) % save_every == 0 or step + 1 == end:
             save_progress(state_file, step + 1, duel.parts())
     vae.decoder.load_state_dict(duel.decoder_average.state_dict())
     denoiser.unet.load_state_dict(duel.unet_average.state_dict())

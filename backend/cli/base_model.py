@@ -36,7 +36,8 @@ def train(
     renders_share: Annotated[float, typer.Option(help="With --images: share of renders in a batch, against forgetting.")] = 0.25,
     decoder_steps: Annotated[int | None, typer.Option(help="Steps of the decoder; 0 leaves it as it is.", min=0)] = None,
     denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder; 0 leaves them as they are (not with --images).", min=0)] = None,
-    sharpen_steps: Annotated[int | None, typer.Option(help="Steps of decoder and denoiser against a discriminator; 0 leaves it out.", min=0)] = None,
+    sharpen_steps: Annotated[int | None, typer.Option(help="Steps of the decoder against a discriminator; 0 leaves it as it is.", min=0)] = None,
+    finish_steps: Annotated[int | None, typer.Option(help="Steps of the denoiser's last sampler steps against a discriminator, 0 by default.", min=0)] = None,
     channels: Annotated[int | None, typer.Option(help="Latent channels: 24 from nothing; more than --start-from has are added to it (not with --images).", min=1, max=64)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the pipeline; assets/models/crater-tiny, or models/NAME with --images.")] = None,
@@ -48,7 +49,8 @@ def train(
     from backend.base_model.recipe import MODEL, WORK, Recipe, cuda_recipe, run_recipe
 
     chosen = _device(device)
-    steps = {k: v for k, v in {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps, "sharpen_steps": sharpen_steps}.items() if v is not None}
+    given = {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps, "sharpen_steps": sharpen_steps, "finish_steps": finish_steps}
+    steps = {k: v for k, v in given.items() if v is not None}
     if images is not None:
         if channels is not None:
             raise InputError(f"--channels {channels} is for training on renders: your own pictures keep the model's channels")

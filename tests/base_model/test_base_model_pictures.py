@@ -30,7 +30,7 @@ from backend.errors import InputError
 from backend.reference.captions import VOCABULARY, caption
 from backend.reference.renderer import render_batch, sample_parameters
 
-TINY = FineTuning(decoder_steps=2, denoiser_steps=3, sharpen_steps=2, batch=2, renders_share=0.0)
+TINY = FineTuning(decoder_steps=2, denoiser_steps=3, sharpen_steps=1, finish_steps=1, batch=2, renders_share=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_captions_longer_than_the_text_encoder_reads_are_counted_and_the_first_e
     texts = (" ".join(words[:30]), " ".join(words[:31]), " ".join(words))  # with start and end 32, 33 and 42 tokens
     rewrite(folder, lambda rows: [*({**row, "text": text} for row, text in zip(rows, texts, strict=False)), *rows[3:]])
     notes: list[str] = []
-    fine_tune(load_pictures(folder, None), replace(TINY, sharpen_steps=0), tmp_path / "out", start_from=base, work=tmp_path / "work", note=notes.append)
+    fine_tune(load_pictures(folder, None), replace(TINY, sharpen_steps=0, finish_steps=0), tmp_path / "out", start_from=base, work=tmp_path / "work", note=notes.append)
     (note,) = notes
     assert note.startswith("2 of 5 captions have more than the 32 tokens") and f"…{' '.join(words[:30])[-60:]}'" in note
     tokenizer = build_tokenizer(VOCABULARY)
@@ -213,7 +213,7 @@ def test_killed_after_every_save_it_goes_on_exactly(folder, base, tmp_path, monk
         patch.setattr("backend.base_model.recipe.whole_file", write_and_die)
         patch.setattr("backend.base_model.sharpen.save_progress", save_and_die)
         patch.setattr(finetune, "assemble", die)
-        saves = 1 + TINY.denoiser_steps + 1 + TINY.sharpen_steps  # the decoder's, one a step, the drawn latents, one a step
+        saves = 1 + TINY.denoiser_steps + 1 + TINY.sharpen_steps + TINY.finish_steps  # the decoder's, one a step, the drawn latents, one a step
         for _ in range(saves + 1):  # and while the pipeline is written
             with pytest.raises(Killed):
                 train()
