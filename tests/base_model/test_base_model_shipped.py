@@ -33,6 +33,7 @@ def test_its_measured_figures_keep_what_is_said_of_them() -> None:
     measured = results("base_model.json")
     assert min(row["relative"] for row in measured["own_adherence"].values()) >= 0.75
     assert min(row["relative"] for row in measured["combinations"]["own_adherence"].values()) >= 0.6
+    assert measured["frechet_lite0"]["generated"][0] < 5 * measured["frechet_lite0"]["floor"][0]
     vendi, near = measured["diversity_vendi_lite2"], measured["memorisation"]
     assert vendi["generated"] < vendi["these through the autoencoder"] < vendi["renders of the captions"]
     assert near["training images"] == renders_seen(training_record(MODEL))
