@@ -24,6 +24,11 @@ LATENT_NOISE = 0.03  # share of the latents' scale; the denoiser's latents are n
 LEARNING_RATE = 2e-3
 
 
+def as_tensor(images: np.ndarray, device: str) -> torch.Tensor:
+    """uint8 [B, h, w, 3] to [B, 3, h, w] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 of values plus L1 of horizontal and vertical differences (edges), both [B, 3, h, w] in [-1, 1]."""
     loss = F.l1_loss(output, target)
@@ -68,7 +73,7 @@ def train_decoder(
     start = restore(state_file, {"decoder": decoder, "optimiser": optimiser, "schedule": schedule})
     pick, began, mean = draw or alike(len(images)), time.time(), None
     for step, (crops, rng) in batches(lambda rng: random_crops(images, batch, rng, pick), (seed, 1), start, steps, workers_for(device)):
-        x = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = as_tensor(crops, device)
         with torch.no_grad():
             latents = model.encoder(x)
             noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)

@@ -17,7 +17,7 @@ from backend.base_model.batches import batches, workers_for
 from backend.base_model.data import Draw, alike, augment
 from backend.base_model.linear_code import LinearCode, encode
 from backend.base_model.progress import restore, save_progress
-from backend.base_model.text import EMBED_DIM, with_unknown_words
+from backend.base_model.text import EMBED_DIM, tokenise, with_unknown_words
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -120,8 +120,7 @@ def make_batch(pairs: Pairs, code: LinearCode, tokenizer: CLIPTokenizer, rng: np
     index = (pairs.draw or alike(len(pairs.images)))(rng, batch)
     latents = encode(code, augment(pairs.images[index], pairs.aerial[index], rng))
     captions = ["" if rng.random() < CAPTION_DROPOUT else with_unknown_words(pairs.caption(int(i), rng), rng) for i in index]
-    tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    return latents, tokens
+    return latents, tokenise(tokenizer, captions)
 
 
 def learning_rate_factor(step: int, steps: int) -> float:

@@ -25,11 +25,12 @@ from torch import nn
 from backend.base_model.batches import batches, workers_for
 from backend.base_model.critic import Discriminator, Sight, hinge, mean_score, perceptual_distance
 from backend.base_model.data import alike
-from backend.base_model.decoder import LATENT_NOISE, reconstruction_loss
+from backend.base_model.decoder import LATENT_NOISE, as_tensor, reconstruction_loss
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, with_plain_attention
 from backend.base_model.linear_code import read_code
 from backend.base_model.progress import restore, save_progress
-from backend.base_model.unfinished import COARSE, SAMPLERS, embed, finish, last_steps, tokenise
+from backend.base_model.text import tokenise
+from backend.base_model.unfinished import COARSE, SAMPLERS, embed, finish, last_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,7 @@ def sharpen_model(
         save_every: steps between two saves.
     """
     code = read_code(vae.to("cpu"))
-    duel = Duel(vae.to(device), denoiser.to(device), tokenizer, _as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
+    duel = Duel(vae.to(device), denoiser.to(device), tokenizer, as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
     start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
     began, means, end = time.time(), {}, steps + finish_steps
 
@@ -95,7 +96,7 @@ def sharpen_model(
     for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, end, workers_for(device)):
         sampler = step % len(SAMPLERS) if step < steps else -1  # the denoiser learns from two steps of twenty, which holds for one of ten
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
-        found = duel.step(step, steps, _as_tensor(pictures, device), count, chosen, pair, rng)
+        found = duel.step(step, steps, as_tensor(pictures, device), count, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
             log({"stage": "sharpen", "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
@@ -104,11 +105,6 @@ def sharpen_model(
     vae.decoder.load_state_dict(duel.decoder_average.state_dict())
     denoiser.unet.load_state_dict(duel.unet_average.state_dict())
     denoiser.requires_grad_(False)
-
-
-def _as_tensor(images: np.ndarray, device: str) -> torch.Tensor:
-    """uint8 [B, h, w, 3] to [B, 3, h, w] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Duel:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from transformers import CLIPTextModel, CLIPTokenizer
 
 MAX_TOKENS = 32  # longest caption of the grammar is 24 words; start and end tokens besides
@@ -66,6 +67,11 @@ def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     names = [*alphabet, *(a + "</w>" for a in alphabet), *dict.fromkeys(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def tokenise(tokenizer: CLIPTokenizer, words: Sequence[str]) -> torch.Tensor:
+    """Token ids [P, L] of P prompts."""
+    return tokenizer(list(words), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from backend.base_model.text import tokenise
+
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
@@ -58,11 +60,6 @@ def _stop_before_the_last(pipeline: Any, step: int, timestep: Any, values: dict[
     following = pipeline.scheduler.timesteps[step + 1 : step + 2]
     pipeline._interrupt = bool((following <= FROM).all())
     return values
-
-
-def tokenise(tokenizer: Any, words: Sequence[str]) -> torch.Tensor:
-    """Token ids [P, L] of P prompts."""
-    return tokenizer(list(words), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 @torch.no_grad()

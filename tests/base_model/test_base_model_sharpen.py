@@ -17,7 +17,8 @@ from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler
 from backend.base_model.measure import to_tensor
 from backend.base_model.recipe import MODEL, initialisation, open_parts
 from backend.base_model.sharpen import _content, sharpen_model
-from backend.base_model.unfinished import COARSE, FROM, SAMPLERS, draw_unfinished, embed, finish, last_steps, tokenise
+from backend.base_model.text import tokenise
+from backend.base_model.unfinished import COARSE, FROM, SAMPLERS, draw_unfinished, embed, finish, last_steps
 from backend.reference.renderer import render_batch, sample_parameters
 
 CAPTION = "aerial view of mars craters"
@@ -112,7 +113,7 @@ def test_decoder_follows_what_a_network_sees(train: Train, renders: np.ndarray, 
         vae, _ = train(12, 0, name=f"{weight}.pt", learning_rate=3e-4)
         with torch.inference_mode():
             unlike[weight] = float(perceptual_distance(sight(vae.decode(vae.encode(x).latents).sample), sight(x)))
-    assert unlike[2.0] < 0.97 * unlike[0.0], unlike
+    assert unlike[2.0] < 0.95 * unlike[0.0], unlike
 
 
 def test_only_the_coarse_picture_of_drawn_latents_has_to_stay() -> None:
