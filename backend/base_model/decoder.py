@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from backend.base_model.batches import batches, workers_for
 from backend.base_model.data import Draw, alike
 from backend.base_model.linear_code import PATCH
+from backend.base_model.precision import mixed_precision
 from backend.base_model.progress import restore, save_progress
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def train_decoder(
             latents = model.encoder(x)
             noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
             latents = latents + LATENT_NOISE * noise
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             output = decoder(latents)
         loss = reconstruction_loss(output.float(), x)
         optimiser.zero_grad(set_to_none=True)

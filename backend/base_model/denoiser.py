@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from backend.base_model.batches import batches, workers_for
 from backend.base_model.data import Draw, alike, augment
 from backend.base_model.linear_code import LinearCode, encode
+from backend.base_model.precision import mixed_precision
 from backend.base_model.progress import restore, save_progress
 from backend.base_model.text import EMBED_DIM, tokenise, with_unknown_words
 
@@ -179,7 +180,7 @@ def step_loss(model: Denoiser, latents: torch.Tensor, tokens: torch.Tensor, abar
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
     a = abar[timesteps].sqrt()[:, None, None, None]
     s = (1 - abar[timesteps]).sqrt()[:, None, None, None]
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
+    with mixed_precision(device):
         v = model(a * latents + s * noise, timesteps, tokens)
     return F.mse_loss(v.float(), a * noise - s * latents)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from backend.base_model.precision import mixed_precision
 from backend.base_model.text import tokenise
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def finish(unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents: torch.
     """
     both = torch.cat([null.expand(len(latents), -1, -1), text])
     for timestep in itertools.dropwhile(lambda t: t > FROM, scheduler.timesteps):
-        with torch.autocast(latents.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
+        with mixed_precision(latents.device) if torch.is_grad_enabled() else contextlib.nullcontext():
             without, given = unet(torch.cat([latents, latents]), timestep, both).sample.float().chunk(2)
         latents = scheduler.step(without + GUIDANCE * (given - without), timestep, latents).prev_sample
     return latents
