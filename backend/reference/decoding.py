@@ -113,13 +113,22 @@ def _to_rgb(image: Image.Image, notes: list[str], no_data: float | None) -> np.n
 
 
 def _flatten(rgba: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Lay a transparent image uint8 `[h, w, 4]` over the mean colour of its opaque parts."""
-    alpha = rgba[..., 3:].astype(np.float64) / 255
+    """`over_mean_colour`, with a note that says how much was filled."""
+    hidden = (rgba[..., 3] < 255).mean()
+    if hidden:
+        notes.append(f"{hidden:.0%} of it transparent: filled with the mean colour")
+    return over_mean_colour(rgba)
+
+
+def over_mean_colour(rgba: np.ndarray) -> np.ndarray:
+    """Lay a transparent image uint8 `[h, w, 4]` over the mean colour of its opaque parts: uint8 `[h, w, 3]`.
+
+    Raises:
+        Refused: nothing of it is opaque.
+    """
+    alpha, colour = rgba[..., 3:].astype(np.float64) / 255, rgba[..., :3].astype(np.float64)
     if alpha.max() == 0:
         raise Refused("entirely transparent")
-    colour = rgba[..., :3].astype(np.float64)
-    if alpha.min() < 1:
-        notes.append(f"{(alpha < 1).mean():.0%} of it transparent: filled with the mean colour")
     mean = (colour * alpha).sum((0, 1)) / alpha.sum()
     return np.round(colour * alpha + mean * (1 - alpha)).astype(np.uint8)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from backend.errors import InputError
-from backend.reference.archives import Limits, check_zip
+from backend.reference.archives import Limits, Refused, check_zip
 from backend.reference.caption_files import MAX_CHARACTERS, tidy
-from backend.reference.decoding import stretched, stretching
+from backend.reference.decoding import over_mean_colour, stretched, stretching
 
 IMAGE_KEYS = ("images", "arr_0", "x", "data")
 SEEN = 2**22  # values that percentiles are taken of; more are thinned out
@@ -46,7 +46,7 @@ def read_npz(path: Path, limits: Limits) -> tuple[np.ndarray, list[str], list[st
         uint8 `[N, h, w, 3]`, N captions (an empty list without an array `captions`), and remarks for the report.
 
     Raises:
-        InputError: not an NPZ, pickled objects inside, too large, or no array of images.
+        InputError: not an NPZ, pickled objects inside, too large, no array of images, or one that is entirely transparent.
     """
     check_zip(path, limits)
     try:
@@ -68,8 +68,12 @@ def read_npz(path: Path, limits: Limits) -> tuple[np.ndarray, list[str], list[st
     values = _channels_last(values, path.name, notes)
     convert = _conversion(values, path.name, notes)
     images = np.empty((*values.shape[:3], 3), np.uint8)
-    for place, image in zip(images, values, strict=True):  # one by one: the whole in float64 is many times as large
-        place[...] = _flatten_channels(convert(image))
+    for index, image in enumerate(values):  # one by one: the whole in float64 is many times as large
+        converted = convert(image)
+        try:
+            images[index] = over_mean_colour(converted) if converted.shape[-1] == 4 else converted  # one channel is repeated
+        except Refused as error:
+            raise InputError(f"{path.name}: image {index} (from 0) is {error}: leave it out, or save the images without an alpha channel") from error
     if captions and len(captions) != len(images):
         raise InputError(f"{path.name} has {len(images)} images and {len(captions)} captions: give each image one")
     return images, captions, notes
@@ -162,12 +166,3 @@ def _conversion(values: np.ndarray, name: str, notes: list[str]) -> Convert:
     low, high = bounds if bounds[0] < bounds[1] else (low, high)
     notes.append(f"stretched from {low:.6g}..{high:.6g}")
     return lambda image: stretched(image.astype(np.float64), low, high)
-
-
-def _flatten_channels(image: np.ndarray) -> np.ndarray:
-    """`[h, w, C]` laid over the mean colour of its opaque parts, `[h, w, 3]`."""
-    if image.shape[-1] < 4:
-        return image  # one channel is repeated where it is put
-    alpha = image[..., 3:].astype(np.float64) / 255
-    mean = (image[..., :3] * alpha).sum((0, 1)) / max(alpha.sum(), 1e-9)
-    return np.round(image[..., :3] * alpha + mean * (1 - alpha)).astype(np.uint8)

@@ -201,6 +201,17 @@ def test_npz_that_holds_no_images(tmp_path, arrays, says):
     assert says in str(caught.value)
 
 
+def test_npz_with_an_alpha_channel_takes_the_mean_colour_of_what_is_opaque(tmp_path):
+    rgba = np.full((2, 40, 40, 4), 255, np.uint8)
+    rgba[..., :3], rgba[:, :20, :, 3], rgba[:, :20, :, :3] = 90, 0, 7
+    np.savez(tmp_path / "rgba.npz", images=rgba)
+    assert (read_npz(tmp_path / "rgba.npz", Limits())[0] == 90).all()
+    rgba[1, ..., 3] = 0
+    np.savez(tmp_path / "clear.npz", images=rgba)
+    with pytest.raises(InputError, match=r"clear.npz: image 1 \(from 0\) is entirely transparent: leave it out"):
+        read_npz(tmp_path / "clear.npz", Limits())
+
+
 def test_npz_bombs_and_damage(tmp_path):
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((400, 128, 128, 3), np.uint8))
     with pytest.raises(InputError, match="more than 200 times"):
