@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from backend.base_model.unfinished import embed
 from backend.features.efficientnet_lite import lite2
 from backend.rewards.lpips import perceptual_rows
 
 BLOCKS = (3, 6, 14)  # ends of Lite2's stages with strides 4, 8 and 16
 WIDTH = 64  # of a head
 SLOPE = 0.2  # of its leaky ReLUs
+QUIET = 8.0  # what a caption's embedding is divided by, so that a head hears its picture first
 STD_FLOOR = 1e-3  # of a channel that hardly varies
 
 
@@ -50,22 +52,56 @@ def perceptual_distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.T
 
 
 class Discriminator(nn.Module):
-    """Maps of `Sight.standardised` -> one [B, 1, h', w'] each, above 0 for renders."""
+    """Maps of `Sight.standardised` -> one [B, 1, h', w'] each, above 0 for renders.
 
-    def __init__(self, channels: list[int]) -> None:
+    Args:
+        channels: of the maps.
+        words: length E of the captions' embeddings that it is given, so that it asks for pictures that also fit their captions (projection
+            discriminator, Miyato & Koyama 2018, 1802.05637); 0 judges pictures alone.
+    """
+
+    def __init__(self, channels: list[int], words: int = 0) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(_head(c) for c in channels)
+        self.heads = nn.ModuleList(_Head(c, words) for c in channels)
 
-    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """See the class."""
-        return [head(x) for head, x in zip(self.heads, maps, strict=True)]
+    def forward(self, maps: list[torch.Tensor], captions: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Scores of the maps' B pictures, beside their captions [B, E] where it takes those."""
+        return [head(x, captions) for head, x in zip(self.heads, maps, strict=True)]
 
 
-def _head(channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs, kernel in ((channels, WIDTH, 1), (WIDTH, WIDTH, 3), (WIDTH, 1, 1)):
-        layers += [spectral_norm(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)), nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*layers[:-1])
+class _Head(nn.Module):
+    def __init__(self, channels: int, words: int) -> None:
+        super().__init__()
+        body = (spectral_norm(nn.Conv2d(inputs, WIDTH, kernel, padding=kernel // 2)) for inputs, kernel in ((channels, 1), (WIDTH, 3)))
+        self.body = nn.Sequential(*(layer for conv in body for layer in (conv, nn.LeakyReLU(SLOPE))))
+        self.real = spectral_norm(nn.Conv2d(WIDTH, 1, 1))
+        self.fits = spectral_norm(nn.Linear(words, WIDTH)) if words else None
+
+    def forward(self, x: torch.Tensor, captions: torch.Tensor | None) -> torch.Tensor:
+        hidden = self.body(x)
+        score = self.real(hidden)
+        return score if self.fits is None else score + (hidden * self.fits(captions)[:, :, None, None]).sum(1, keepdim=True)
+
+
+class Captions:
+    """What the discriminator is given of a caption: the mean of its words' embeddings, standardised.
+
+    Args:
+        text_encoder: a frozen one.
+        tokens: [n, L] of captions whose embeddings' means and spreads become 0 and 1 / `QUIET`.
+    """
+
+    def __init__(self, text_encoder: nn.Module, tokens: torch.Tensor) -> None:
+        self.text_encoder, self.mean, self.scale = text_encoder, 0.0, 1.0
+        rows = self(tokens)
+        self.mean, self.scale = rows.mean(0), QUIET * (rows.std(0) + STD_FLOOR)
+        self.length = rows.shape[1]
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, E] of token ids [B, L]."""
+        states, config = embed(self.text_encoder, tokens), self.text_encoder.config
+        own = ~torch.isin(tokens.to(states.device), torch.tensor([config.bos_token_id, config.eos_token_id, config.pad_token_id], device=states.device))[:, :, None]
+        return ((states * own).sum(1) / own.sum(1).clamp_min(1) - self.mean) / self.scale
 
 
 def hinge(real: list[torch.Tensor], drawn: list[torch.Tensor]) -> torch.Tensor:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backend.base_model.batches import batches, workers_for
-from backend.base_model.critic import Discriminator, Sight, hinge, mean_score, perceptual_distance
+from backend.base_model.critic import Captions, Discriminator, Sight, hinge, mean_score, perceptual_distance
 from backend.base_model.data import alike
 from backend.base_model.decoder import LATENT_NOISE, as_tensor, reconstruction_loss
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, with_plain_attention
@@ -42,11 +42,12 @@ KNOWN_COARSE = 4  # pixels a side of the means that decoded renders keep
 FINE_WEIGHT = 0.5  # of their plain reconstruction
 ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient, against that of the content
 PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
-LATENT_NORM = 0.2  # norm of the gradient by the denoiser's latents, beside that of its own loss
-DENOISER_SHARE = 0.1  # of the decoder's learning rate
+LATENT_NORM = 0.4  # norm of the gradient by the denoiser's latents, beside that of its own loss
+DENOISER_SHARE = 0.04  # of the decoder's learning rate
+MISMATCH = 0.5  # weight of renders beside a wrong caption, which the discriminator has to tell too (Reed et al. 2016, 1605.05396)
 KNOWN = 4  # every so many pictures of a batch is a render, the others are the denoiser's
 SEEN = 64  # renders whose maps say what is usual
-DECAY = 0.995  # of the moving averages of the weights that are kept
+DECAY = 0.99  # of the moving averages of the weights that are kept
 
 
 def sharpen_model(
@@ -79,24 +80,29 @@ def sharpen_model(
         state_file: where progress is kept.
         seed: of the batches and the noise.
         batch: pictures a step, every `KNOWN`th (at least one) of the decoder's a render; 2 or more.
-        learning_rate: of the decoder; the discriminator's is twice that, the denoiser's `DENOISER_SHARE` of it.
+        learning_rate: of the decoder; the discriminator's too, the denoiser's `DENOISER_SHARE` of it.
         log: called with a row every 100 steps.
         device: where to train.
         save_every: steps between two saves.
     """
     code = read_code(vae.to("cpu"))
-    duel = Duel(vae.to(device), denoiser.to(device), tokenizer, as_tensor(pairs.images[:SEEN], device), learning_rate, seed)
+    seen, rng = as_tensor(pairs.images[:SEEN], device), np.random.default_rng([seed, 5])
+    words = tokenise(tokenizer, [pairs.caption(i, rng) for i in range(len(seen))])
+    duel = Duel(vae.to(device), denoiser.to(device), seen, words, tokenise(tokenizer, [""]), learning_rate, seed)
     start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
     began, means, end = time.time(), {}, steps + finish_steps
 
-    def make(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
-        own = rng.integers(0, drawn["latents"].shape[1], batch - count)
-        return pairs.images[pick(rng, batch)], own, make_batch(pairs, code, tokenizer, rng, batch)
+    def make(rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
+        index, own = pick(rng, batch), rng.integers(0, drawn["latents"].shape[1], batch - count)
+        return pairs.images[index], tokenise(tokenizer, [pairs.caption(int(i), rng) for i in index]), own, make_batch(pairs, code, tokenizer, rng, batch)
 
-    for step, ((pictures, own, pair), rng) in batches(make, (seed, 3), start, end, workers_for(device)):
-        sampler = step % len(SAMPLERS) if step < steps else -1  # the denoiser learns from two steps of twenty, which holds for one of ten
+    for step, ((pictures, words, own, pair), rng) in batches(make, (seed, 3), start, end, workers_for(device)):
+        sampler = step % len(SAMPLERS)
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
-        found = duel.step(step, steps, as_tensor(pictures, device), count, chosen, pair, rng)
+        x = as_tensor(pictures, device)
+        if step == steps:
+            duel.turn_to_denoiser()
+        found = duel.decoder_step(step, x, words, count, chosen, rng) if step < steps else duel.denoiser_step(step - steps, x, words, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
             log({"stage": "sharpen", "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
@@ -112,13 +118,14 @@ class Duel:
 
     Args:
         vae, denoiser: decoder and UNet are trained in place; on the same device.
-        tokenizer: of the captions.
         renders: [n, 3, h, w] in [-1, 1], on that device; see `Sight`.
+        words: token ids [n, L] of their captions; see `Captions`.
+        null: [1, L], of the empty caption.
         learning_rate: of the decoder.
         seed: of the discriminator's first weights.
     """
 
-    def __init__(self, vae: AutoencoderTiny, denoiser: Denoiser, tokenizer: CLIPTokenizer, renders: torch.Tensor, learning_rate: float, seed: int) -> None:
+    def __init__(self, vae: AutoencoderTiny, denoiser: Denoiser, renders: torch.Tensor, words: torch.Tensor, null: torch.Tensor, learning_rate: float, seed: int) -> None:
         self.vae, self.denoiser, self.device = vae, denoiser, renders.device
         self.decoder, self.unet = vae.decoder.train(), denoiser.unet.train()
         denoiser.requires_grad_(False)
@@ -128,87 +135,85 @@ class Duel:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.sight = Sight(renders)  # its weights are drawn before they are loaded
+        self.captions = Captions(denoiser.text_encoder, words)
         self.rate, self.seed = learning_rate, seed
         self.decoder_optimiser = torch.optim.Adam(self.decoder.parameters(), lr=self.rate, betas=(0.5, 0.95))
         self.unet_optimiser = torch.optim.Adam(self.unet.parameters(), lr=DENOISER_SHARE * self.rate, betas=(0.5, 0.99))
         self._new_critic()
         scheduler = build_scheduler()
         self.schedulers, self.abar = [last_steps(scheduler, steps) for steps in SAMPLERS], scheduler.alphas_cumprod.to(self.device)
-        self.null = embed(denoiser.text_encoder, tokenise(tokenizer, [""]))
+        self.null = embed(denoiser.text_encoder, null)
 
     def _new_critic(self) -> None:
         """A discriminator that knows nothing yet."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            self.critic = Discriminator([mean.shape[1] for mean in self.sight.mean]).to(self.device)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2 * self.rate, betas=(0.5, 0.95))
+            self.critic = Discriminator([mean.shape[1] for mean in self.sight.mean], self.captions.length).to(self.device)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=self.rate, betas=(0.5, 0.95))
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What has to be saved."""
         names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser")
         return {name: getattr(self, name) for name in names}
 
-    def step(
-        self, step: int, of_decoder: int, x: torch.Tensor, count: int, own: dict[str, Any], pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
-    ) -> dict[str, float]:
-        """One step: of the decoder before step `of_decoder`; from then on of the denoiser, with the decoder's average and a discriminator of its own. Arguments as below."""
-        if step < of_decoder:
-            found = dict(zip(("loss", "perceptual", "critic_loss", "margin"), self.decoder_step(x, count, own, rng), strict=True))
-            follow(self.decoder_average, self.decoder, step)
-            return found
-        if step == of_decoder:
-            self.decoder.load_state_dict(self.decoder_average.state_dict())
-            self._new_critic()
-        found = dict(zip(("loss", "denoiser_loss", "critic_loss", "margin"), self.denoiser_step(x, own, pair, rng), strict=True))
-        follow(self.unet_average, self.unet, step - of_decoder)
-        return found
+    def turn_to_denoiser(self) -> None:
+        """From here on the decoder is its average, and the discriminator learns anew."""
+        self.decoder.load_state_dict(self.decoder_average.state_dict())
+        self._new_critic()
 
-    def decoder_step(self, x: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> tuple[float, float, float, float]:
+    def decoder_step(self, step: int, x: torch.Tensor, words: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """One step of decoder and discriminator.
 
         Args:
+            step: its number.
             x: renders [B, 3, h, w] in [-1, 1]; the first `count` go through the autoencoder, all are shown to the discriminator.
+            words: token ids [B, L] of their captions.
             count: see `x`.
             own: `latents`, `tokens`, `coarse` and `scheduler` of B - count unfinished pictures.
             rng: of the noise.
 
         Returns:
-            Content loss, perceptual distance of the renders, the discriminator's loss, and how far it holds both apart.
+            Content loss `loss`, `perceptual` distance of the renders, the discriminator's `critic_loss`, and the `margin` by which it holds both apart.
         """
         with torch.no_grad():
             known = self.vae.encoder(x[:count])
             known = known + LATENT_NOISE * torch.from_numpy(rng.standard_normal(known.shape, dtype=np.float32)).to(self.device)
-            real, latents = self.sight(x), torch.cat([known, self._finish(own)])
+            real, latents, captions = self.sight(x), torch.cat([known, self._finish(own)]), self.captions(torch.cat([words[:count], own["tokens"].to(words.device)]))
         output = self.decoder(latents)
         seen = output.detach().requires_grad_()
         maps = self.sight(seen)
         content = _content(seen, x[:count], own["coarse"])
         unlike = perceptual_distance([m[:count] for m in maps], [m[:count] for m in real])
-        wanted, coarse, away = (torch.autograd.grad(loss, seen, retain_graph=True)[0] for loss in (content, unlike, self._against(maps)))
+        wanted, coarse, away = (torch.autograd.grad(loss, seen, retain_graph=True)[0] for loss in (content, unlike, self._against(maps, captions)))
         shares = ((PERCEPTUAL_WEIGHT, coarse), (ADVERSARIAL_WEIGHT, away))
         self.decoder_optimiser.zero_grad(set_to_none=True)
         output.backward(wanted + sum(g * (weight * wanted.norm() / (g.norm() + 1e-12)) for weight, g in shares))
         _descend(self.decoder_optimiser, self.decoder)
-        return content.item(), unlike.item(), *self._critic_step(real, maps)
+        follow(self.decoder_average, self.decoder, step)
+        return {"loss": content.item(), "perceptual": unlike.item()} | self._critic_step(real, self.captions(words), maps, captions)
 
-    def denoiser_step(self, x: torch.Tensor, own: dict[str, Any], pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator) -> tuple[float, float, float, float]:
+    def denoiser_step(
+        self, step: int, x: torch.Tensor, words: torch.Tensor, own: dict[str, Any], pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
+    ) -> dict[str, float]:
         """One step of UNet and discriminator; the decoder stays as it is.
 
         Args:
+            step: its number, from 0.
             x: renders [B, 3, h, w] in [-1, 1] for the discriminator.
+            words: token ids [B, L] of their captions.
             own: as in `decoder_step`.
             pair: latents and tokens for the denoiser's own loss.
             rng: of the noise.
 
         Returns:
-            Content loss, the denoiser's own loss, the discriminator's, and how far it holds both apart.
+            Content loss `loss`, the denoiser's own `denoiser_loss`, the discriminator's `critic_loss`, and the `margin` by which it holds both apart.
         """
         finished = self._finish(own)
         latents = finished.detach().requires_grad_()
         seen = self.decoder(latents)
         maps = self.sight(seen)
-        content = F.l1_loss(F.avg_pool2d(seen, COARSE), own["coarse"])
-        wanted, away = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in (content, self._against(maps)))
+        captions, content = self.captions(own["tokens"]), F.l1_loss(F.avg_pool2d(seen, COARSE), own["coarse"])
+        wanted, away = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in (content, self._against(maps, captions)))
         gradient = wanted / (wanted.norm() + 1e-12) + ADVERSARIAL_WEIGHT * away / (away.norm() + 1e-12)
         self.unet_optimiser.zero_grad(set_to_none=True)
         finished.backward(gradient * (LATENT_NORM / gradient.norm()))
@@ -217,25 +222,27 @@ class Duel:
         _descend(self.unet_optimiser, self.unet)
         with torch.no_grad():
             real = self.sight(x)
-        return content.item(), plain.item(), *self._critic_step(real, maps)
+        follow(self.unet_average, self.unet, step)
+        return {"loss": content.item(), "denoiser_loss": plain.item()} | self._critic_step(real, self.captions(words), maps, captions)
 
     def _finish(self, own: dict[str, Any]) -> torch.Tensor:
         """Latents as the decoder gets them."""
         text = embed(self.denoiser.text_encoder, own["tokens"])
         return finish(self.unet, own["scheduler"], own["latents"], text, self.null) / self.vae.config.scaling_factor
 
-    def _against(self, maps: list[torch.Tensor]) -> torch.Tensor:
-        """What falls as the discriminator takes pictures for renders."""
-        return -mean_score(self.critic(self.sight.standardised(maps)))
+    def _against(self, maps: list[torch.Tensor], captions: torch.Tensor) -> torch.Tensor:
+        """What falls as the discriminator takes pictures for renders of their captions."""
+        return -mean_score(self.critic(self.sight.standardised(maps), captions))
 
-    def _critic_step(self, real: list[torch.Tensor], maps: list[torch.Tensor]) -> tuple[float, float]:
-        """The discriminator's loss and how far it holds both apart."""
-        scores = [self.critic(self.sight.standardised([m.detach() for m in kind])) for kind in (real, maps)]
-        caught = hinge(*scores)
+    def _critic_step(self, real: list[torch.Tensor], of_real: torch.Tensor, maps: list[torch.Tensor], captions: torch.Tensor) -> dict[str, float]:
+        """The discriminator's loss and how far it holds both apart; a render beside another's caption counts as half a drawn picture."""
+        seen, drawn = (self.sight.standardised([m.detach() for m in kind]) for kind in (real, maps))
+        scores = [self.critic(seen, of_real), self.critic(drawn, captions)]
+        caught = hinge(*scores) + MISMATCH * torch.stack([F.relu(1 + s).mean() for s in self.critic(seen, of_real.roll(1, 0))]).sum()
         self.critic_optimiser.zero_grad(set_to_none=True)
         caught.backward()
         _descend(self.critic_optimiser, self.critic)
-        return caught.item(), (mean_score(scores[0]) - mean_score(scores[1])).item()
+        return {"critic_loss": caught.item(), "margin": (mean_score(scores[0]) - mean_score(scores[1])).item()}
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from backend.base_model import sharpen
-from backend.base_model.critic import Discriminator, Sight, hinge, mean_score, perceptual_distance
+from backend.base_model.critic import Captions, Discriminator, Sight, hinge, mean_score, perceptual_distance
 from backend.base_model.data import SIZE
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler
 from backend.base_model.measure import to_tensor
@@ -75,11 +75,11 @@ def test_interrupted_it_goes_on_exactly(train: Train) -> None:
 class Contrast(torch.nn.Module):
     """A discriminator that is sure already: what varies from place to place is a render."""
 
-    def __init__(self, channels: list[int]) -> None:
+    def __init__(self, channels: list[int], words: int) -> None:
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, maps: list[torch.Tensor], captions: torch.Tensor) -> list[torch.Tensor]:
         return [self.scale * (x - x.mean((2, 3), keepdim=True)).abs() for x in maps]
 
 
@@ -160,6 +160,34 @@ def test_discriminator_tells_blurred_renders_from_renders() -> None:
         scores = [critic([m[8:] for m in kind]) for kind in (real, fake)]
     assert [s.shape[1:] for s in scores[0]] == [(1, 18, 18), (1, 9, 9), (1, 5, 5)]
     assert mean_score(scores[0]) > mean_score(scores[1]) + 0.5
+
+
+def test_discriminator_that_is_given_captions_tells_which_fits() -> None:
+    """Dark and light pictures that it was not shown, each beside its own caption and beside the other."""
+    _, denoiser, tokenizer = open_parts(MODEL, 0)
+    generator, light = torch.Generator().manual_seed(0), torch.arange(16) % 2
+    pictures = torch.rand(16, 3, 64, 64, generator=generator) * 0.4 + light[:, None, None, None] - 0.7
+    tokens = tokenise(tokenizer, [("aerial view of a fresh crater", "ground view of an old crater")[i] for i in light])
+    sight, captions = Sight(pictures[:8]), Captions(denoiser.text_encoder, tokens[:8])
+    assert captions(tokens).shape == (16, captions.length) and float(captions(tokens[:8]).norm(dim=1).mean()) < 0.2 * captions.length
+    with initialisation(0):
+        critic = Discriminator([mean.shape[1] for mean in sight.mean], captions.length)
+    maps, own, other = [m.detach() for m in sight.standardised(sight(pictures))], captions(tokens), captions(tokens.roll(1, 0))
+    optimiser = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.95))
+    for _ in range(40):
+        loss = hinge(critic([m[:8] for m in maps], own[:8]), critic([m[:8] for m in maps], other[:8]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.inference_mode():
+        fits, fits_not = (mean_score(critic([m[8:] for m in maps], c[8:])) for c in (own, other))
+    assert fits > fits_not + 0.5, (fits, fits_not)
+
+
+def test_caption_of_no_words_is_no_error() -> None:
+    _, denoiser, tokenizer = open_parts(MODEL, 0)
+    rows = Captions(denoiser.text_encoder, tokenise(tokenizer, [CAPTION, "ground view of craters"]))(tokenise(tokenizer, ["", CAPTION]))
+    assert torch.isfinite(rows).all()
 
 
 @pytest.mark.parametrize("sampler", range(len(SAMPLERS)))
