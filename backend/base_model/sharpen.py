@@ -100,8 +100,6 @@ def sharpen_model(
         sampler = step % len(SAMPLERS)
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
         x = as_tensor(pictures, device)
-        if step == steps:
-            duel.turn_to_denoiser()
         found = duel.decoder_step(step, x, words, count, chosen, rng) if step < steps else duel.denoiser_step(step - steps, x, words, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
@@ -156,11 +154,6 @@ class Duel:
         names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser")
         return {name: getattr(self, name) for name in names}
 
-    def turn_to_denoiser(self) -> None:
-        """From here on the decoder is its average, and the discriminator learns anew."""
-        self.decoder.load_state_dict(self.decoder_average.state_dict())
-        self._new_critic()
-
     def decoder_step(self, step: int, x: torch.Tensor, words: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """One step of decoder and discriminator.
 
@@ -198,7 +191,7 @@ class Duel:
         """One step of UNet and discriminator; the decoder stays as it is.
 
         Args:
-            step: its number, from 0.
+            step: its number; with 0 the decoder becomes its average and the discriminator learns anew.
             x: renders [B, 3, h, w] in [-1, 1] for the discriminator.
             words: token ids [B, L] of their captions.
             own: as in `decoder_step`.
@@ -208,6 +201,8 @@ class Duel:
         Returns:
             Content loss `loss`, the denoiser's own `denoiser_loss`, the discriminator's `critic_loss`, and the `margin` by which it holds both apart.
         """
+        if step == 0:
+            self._turn_to_denoiser()
         finished = self._finish(own)
         latents = finished.detach().requires_grad_()
         seen = self.decoder(latents)
@@ -224,6 +219,11 @@ class Duel:
             real = self.sight(x)
         follow(self.unet_average, self.unet, step)
         return {"loss": content.item(), "denoiser_loss": plain.item()} | self._critic_step(real, self.captions(words), maps, captions)
+
+    def _turn_to_denoiser(self) -> None:
+        """From here on the decoder is its average, and the discriminator learns anew."""
+        self.decoder.load_state_dict(self.decoder_average.state_dict())
+        self._new_critic()
 
     def _finish(self, own: dict[str, Any]) -> torch.Tensor:
         """Latents as the decoder gets them."""
