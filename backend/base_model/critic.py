@@ -57,15 +57,15 @@ class Discriminator(nn.Module):
     Args:
         channels: of the maps.
         words: length E of the captions' embeddings that it is given, so that it asks for pictures that also fit their captions (projection
-            discriminator, Miyato & Koyama 2018, 1802.05637); 0 judges pictures alone.
+            discriminator, Miyato & Koyama 2018, 1802.05637).
     """
 
-    def __init__(self, channels: list[int], words: int = 0) -> None:
+    def __init__(self, channels: list[int], words: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(_Head(c, words) for c in channels)
 
-    def forward(self, maps: list[torch.Tensor], captions: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Scores of the maps' B pictures, beside their captions [B, E] where it takes those."""
+    def forward(self, maps: list[torch.Tensor], captions: torch.Tensor) -> list[torch.Tensor]:
+        """Scores of the maps' B pictures beside captions [B, E] of `Captions`."""
         return [head(x, captions) for head, x in zip(self.heads, maps, strict=True)]
 
 
@@ -75,12 +75,11 @@ class _Head(nn.Module):
         body = (spectral_norm(nn.Conv2d(inputs, WIDTH, kernel, padding=kernel // 2)) for inputs, kernel in ((channels, 1), (WIDTH, 3)))
         self.body = nn.Sequential(*(layer for conv in body for layer in (conv, nn.LeakyReLU(SLOPE))))
         self.real = spectral_norm(nn.Conv2d(WIDTH, 1, 1))
-        self.fits = spectral_norm(nn.Linear(words, WIDTH)) if words else None
+        self.fits = spectral_norm(nn.Linear(words, WIDTH))
 
-    def forward(self, x: torch.Tensor, captions: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
         hidden = self.body(x)
-        score = self.real(hidden)
-        return score if self.fits is None else score + (hidden * self.fits(captions)[:, :, None, None]).sum(1, keepdim=True)
+        return self.real(hidden) + (hidden * self.fits(captions)[:, :, None, None]).sum(1, keepdim=True)
 
 
 class Captions:
@@ -106,7 +105,12 @@ class Captions:
 
 def hinge(real: list[torch.Tensor], drawn: list[torch.Tensor]) -> torch.Tensor:
     """The discriminator's loss: the heads' hinge losses, summed."""
-    return torch.stack([F.relu(1 - r).mean() + F.relu(1 + d).mean() for r, d in zip(real, drawn, strict=True)]).sum()
+    return torch.stack([F.relu(1 - r).mean() for r in real]).sum() + hinge_of_wrong(drawn)
+
+
+def hinge_of_wrong(scores: list[torch.Tensor]) -> torch.Tensor:
+    """Its half for what should be found wrong."""
+    return torch.stack([F.relu(1 + score).mean() for score in scores]).sum()
 
 
 def mean_score(scores: list[torch.Tensor]) -> torch.Tensor:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backend.base_model.batches import batches, workers_for
-from backend.base_model.critic import Captions, Discriminator, Sight, hinge, mean_score, perceptual_distance
+from backend.base_model.critic import Captions, Discriminator, Sight, hinge, hinge_of_wrong, mean_score, perceptual_distance
 from backend.base_model.data import alike
 from backend.base_model.decoder import LATENT_NOISE, as_tensor, reconstruction_loss
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, with_plain_attention
@@ -171,7 +171,9 @@ class Duel:
         with torch.no_grad():
             known = self.vae.encoder(x[:count])
             known = known + LATENT_NOISE * torch.from_numpy(rng.standard_normal(known.shape, dtype=np.float32)).to(self.device)
-            real, latents, captions = self.sight(x), torch.cat([known, self._finish(own)]), self.captions(torch.cat([words[:count], own["tokens"].to(words.device)]))
+            real, latents = self.sight(x), torch.cat([known, self._finish(own)])
+        of_real = self.captions(words)
+        captions = torch.cat([of_real[:count], self.captions(own["tokens"])])
         output = self.decoder(latents)
         seen = output.detach().requires_grad_()
         maps = self.sight(seen)
@@ -183,7 +185,7 @@ class Duel:
         output.backward(wanted + sum(g * (weight * wanted.norm() / (g.norm() + 1e-12)) for weight, g in shares))
         _descend(self.decoder_optimiser, self.decoder)
         follow(self.decoder_average, self.decoder, step)
-        return {"loss": content.item(), "perceptual": unlike.item()} | self._critic_step(real, self.captions(words), maps, captions)
+        return {"loss": content.item(), "perceptual": unlike.item()} | self._critic_step(real, of_real, maps, captions)
 
     def denoiser_step(
         self, step: int, x: torch.Tensor, words: torch.Tensor, own: dict[str, Any], pair: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
@@ -238,7 +240,7 @@ class Duel:
         """The discriminator's loss and how far it holds both apart; a render beside another's caption counts as half a drawn picture."""
         seen, drawn = (self.sight.standardised([m.detach() for m in kind]) for kind in (real, maps))
         scores = [self.critic(seen, of_real), self.critic(drawn, captions)]
-        caught = hinge(*scores) + MISMATCH * torch.stack([F.relu(1 + s).mean() for s in self.critic(seen, of_real.roll(1, 0))]).sum()
+        caught = hinge(*scores) + MISMATCH * hinge_of_wrong(self.critic(seen, of_real.roll(1, 0)))
         self.critic_optimiser.zero_grad(set_to_none=True)
         caught.backward()
         _descend(self.critic_optimiser, self.critic)

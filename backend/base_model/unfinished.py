@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -89,7 +88,7 @@ def finish(unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents: torch.
     """
     both = torch.cat([null.expand(len(latents), -1, -1), text])
     for timestep in itertools.dropwhile(lambda t: t > FROM, scheduler.timesteps):
-        with mixed_precision(latents.device) if torch.is_grad_enabled() else contextlib.nullcontext():
+        with mixed_precision(latents.device, wanted=torch.is_grad_enabled()):
             without, given = unet(torch.cat([latents, latents]), timestep, both).sample.float().chunk(2)
         latents = scheduler.step(without + GUIDANCE * (given - without), timestep, latents).prev_sample
     return latents

@@ -146,18 +146,18 @@ def test_discriminator_tells_blurred_renders_from_renders() -> None:
     blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
     sight = Sight(sharp[:8])
     with initialisation(0):
-        critic = Discriminator([mean.shape[1] for mean in sight.mean])
+        critic = Discriminator([mean.shape[1] for mean in sight.mean], 2)
     real, fake = ([m.detach() for m in sight.standardised(sight(x))] for x in (sharp, blurred))
-    optimiser, losses = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.95)), []
+    optimiser, losses, alike = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.95)), [], torch.zeros(8, 2)  # one caption for all
     for _ in range(40):
-        loss = hinge(critic([m[:8] for m in real]), critic([m[:8] for m in fake]))
+        loss = hinge(critic([m[:8] for m in real], alike), critic([m[:8] for m in fake], alike))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     with torch.inference_mode():
-        scores = [critic([m[8:] for m in kind]) for kind in (real, fake)]
+        scores = [critic([m[8:] for m in kind], alike) for kind in (real, fake)]
     assert [s.shape[1:] for s in scores[0]] == [(1, 18, 18), (1, 9, 9), (1, 5, 5)]
     assert mean_score(scores[0]) > mean_score(scores[1]) + 0.5
 
