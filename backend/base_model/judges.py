@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from backend.base_model.agreement import LABELS, SECOND_LABELS, agreement, read_labels
+from backend.base_model.critic import BLOCKS as SEEN_BLOCKS
 from backend.base_model.data import load_dataset
 from backend.base_model.measure import group_r_squared, held_out, to_tensor, truth
 from backend.base_model.readers import REGIONS_FILE, RegionReader, disturbed, half_disturbed, region_features
 from backend.base_model.sheets import read_crops
+from backend.base_model.teacher import TEACHER_FILE
 from backend.errors import InputError
 from backend.evaluation import image_statistics
 from backend.evaluation.adherence import Reader
@@ -27,14 +29,15 @@ RECORD = FOLDER / "judges.json"
 RESULT = Path("docs/results/judges.json")
 EXTRACTORS = ("efficientnet_lite0", "efficientnet_lite2")  # one for the reward, another for the judge
 REGIONS = REGIONS_FILE.stem
+TEACHER = TEACHER_FILE.stem
 STATISTICS = "image_statistics"
 STATISTICS_RENDERS = 3000  # 44 numbers an image need no more
 
 
 def fit_regressors(work: Path, count: int, only: str | None = None) -> Iterator[tuple[Path, AttributeModel]]:
-    """Fit the regressors on training renders, every second of them disturbed, write them and record their hashes.
+    """Fit the regressors on training renders, every second of them disturbed, write them and record the judges' hashes.
 
-    The reward's and the judge's see disjoint halves; the card's reader of regions sees all.
+    The reward's and the judge's see disjoint halves; the card's reader of regions and the teacher of the adversarial finish see all.
 
     Args:
         work: folder with the training renders.
@@ -44,18 +47,20 @@ def fit_regressors(work: Path, count: int, only: str | None = None) -> Iterator[
     Raises:
         InputError: too few renders, or no regressor of that name.
     """
-    if only is not None and only not in (*EXTRACTORS, REGIONS):
-        raise InputError(f"no regressor is called {only!r}: they are {', '.join((*EXTRACTORS, REGIONS))}")
+    names = (*EXTRACTORS, REGIONS, TEACHER)
+    if only is not None and only not in names:
+        raise InputError(f"no regressor is called {only!r}: they are {', '.join(names)}")
     images, params = load_dataset(work / "renders", count)
-    parts = {name: slice(part * count // 2, (part + 1) * count // 2) for part, name in enumerate(EXTRACTORS)} | {REGIONS: slice(count)}
+    parts = {name: slice(part * count // 2, (part + 1) * count // 2) for part, name in enumerate(EXTRACTORS)} | {REGIONS: slice(count), TEACHER: slice(count)}
     for name, index in parts.items():
         if only not in (None, name):
             continue
-        network = load_extractor(EXTRACTORS[0] if name == REGIONS else name)
-        look = partial(region_features, network) if name == REGIONS else network
+        network = load_extractor({REGIONS: EXTRACTORS[0], TEACHER: EXTRACTORS[1]}.get(name, name))
+        look = {REGIONS: partial(region_features, network), TEACHER: partial(region_features, network, blocks=SEEN_BLOCKS)}.get(name, network)
         model = fit_on_features(in_parts(half_disturbed(images[index], seed=31), look), truth(params[index]), network)
         path = model.save(FOLDER / f"{name}.safetensors")
-        _record(name, {"network": model.extractor, "network_sha256": model.sha256, "renders": len(images[index])})
+        if name != TEACHER:  # who is taught by it cannot be judged by it
+            _record(name, {"network": model.extractor, "network_sha256": model.sha256, "renders": len(images[index])})
         yield path, model
 
 

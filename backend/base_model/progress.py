@@ -12,7 +12,7 @@ import torch
 from backend.errors import InputError
 from backend.runs.files import atomic_file, read_json, write_json
 
-STAGES = ("code.npz", "decoder.pt", "denoiser.pt", "drawn.npz", "sharpen.pt")
+STAGES = ("code.npz", "decoder.pt", "denoiser.pt", "unfinished.npz", "finish.pt")
 
 
 def claim(work: Path, job: dict[str, Any]) -> None:

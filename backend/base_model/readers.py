@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +57,20 @@ def region_masks(cells: int) -> list[torch.Tensor]:
     return [region / region.sum() for region in regions]
 
 
+def region_statistics(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean and standard deviation of each channel over each region: maps [N, c, k, k] of several blocks -> [N, D], differentiable."""
+    columns = []
+    for block in maps:
+        for weight in region_masks(block.shape[-1]):
+            mean = (block * weight.to(block.device)).sum((2, 3))
+            spread = ((block - mean[..., None, None]) ** 2 * weight.to(block.device)).sum((2, 3))
+            columns += [mean, (spread + 1e-12).sqrt()]
+    return torch.cat(columns, 1)
+
+
 @torch.inference_mode()
 def region_features(network: EfficientNetLite, images: torch.Tensor, blocks: tuple[int, ...] = BLOCKS) -> torch.Tensor:
-    """Mean and standard deviation of each channel of several blocks over each region.
+    """`region_statistics` of images.
 
     Args:
         network: EfficientNet-Lite.
@@ -68,16 +80,7 @@ def region_features(network: EfficientNetLite, images: torch.Tensor, blocks: tup
     Returns:
         [N, D] float32.
     """
-    rows = []
-    for part in images.split(BATCH):
-        columns = []
-        for maps in network.maps(part, blocks):
-            for weight in region_masks(maps.shape[-1]):
-                mean = (maps * weight).sum((2, 3))
-                spread = ((maps - mean[..., None, None]) ** 2 * weight).sum((2, 3))
-                columns += [mean, (spread + 1e-12).sqrt()]
-        rows.append(torch.cat(columns, 1))
-    return torch.cat(rows)
+    return torch.cat([region_statistics(network.maps(part, blocks)) for part in images.split(BATCH)])
 
 
 @dataclass

@@ -217,7 +217,7 @@ def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, 
     """
     if not any(steps):
         return
-    path, draw = work / "drawn.npz", pairs.draw or alike(len(pairs.images))
+    path, draw = work / "unfinished.npz", pairs.draw or alike(len(pairs.images))
     if not path.exists():
         rng = np.random.default_rng([seed, 4])
         prompts = [pairs.caption(int(i), rng) for i in draw(rng, DRAWN)]
@@ -226,7 +226,7 @@ def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, 
             np.savez(file, **drawn)
     with np.load(path, allow_pickle=False) as kept:
         drawn = dict(kept)
-    sharpen_model(vae, denoiser, tokenizer, pairs, drawn, *steps, work / "sharpen.pt", seed, log=log, device=device)
+    sharpen_model(vae, denoiser, tokenizer, pairs, drawn, *steps, work / "finish.pt", seed, log=log, device=device)
 
 
 def open_parts(folder: Path, seed: int) -> tuple[AutoencoderTiny, Denoiser, CLIPTokenizer]:

@@ -6,15 +6,16 @@ noise: both are blurred, and regressors fitted on renders misread rims and fresh
 autoencoders of latent diffusion (Rombach et al. 2022, 2112.10752) a perceptual distance holds them to their renders. The others are the
 denoiser's own; of those the coarse picture has to stay. First the decoder learns, then, where steps are given to it, the denoiser,
 through its last sampler steps (as in adversarial diffusion distillation, Sauer et al. 2023, 2311.17042) and the decoder, which stays then:
-both at once agree on a pattern that no render has. Meanwhile the denoiser goes on with its own loss at all timesteps, so that it stays one
-of diffusion. The encoder and the text encoder stay as they are.
+both at once agree on a pattern that no render has. Beside the discriminator it has a `Teacher` of captions. Meanwhile it goes on with its own
+loss at all timesteps, so that it stays one of diffusion. The encoder and the text encoder stay as they are.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +30,9 @@ from backend.base_model.decoder import LATENT_NOISE, as_tensor, reconstruction_l
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, with_plain_attention
 from backend.base_model.linear_code import read_code
 from backend.base_model.progress import restore, save_progress
+from backend.base_model.teacher import CALIBRATED, Teacher, Usual, cell_pattern
 from backend.base_model.text import tokenise
-from backend.base_model.unfinished import COARSE, SAMPLERS, embed, finish, last_steps
+from backend.base_model.unfinished import COARSE, SAMPLERS, embed, finish, last_steps, said
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +44,9 @@ KNOWN_COARSE = 4  # pixels a side of the means that decoded renders keep
 FINE_WEIGHT = 0.5  # of their plain reconstruction
 ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient, against that of the content
 PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
-LATENT_NORM = 0.4  # norm of the gradient by the denoiser's latents, beside that of its own loss
+TAUGHT_WEIGHT = 3.0  # of the denoiser's latents' gradient: captions, in units of `Usual`
+PATTERN_WEIGHT = 1.5  # the same of the cells' pattern
+FINISH_WEIGHT = 2.0  # norm of the UNet's gradient by its finished pictures, against that of its own loss
 DENOISER_SHARE = 0.04  # of the decoder's learning rate
 MISMATCH = 0.5  # weight of renders beside a wrong caption, which the discriminator has to tell too (Reed et al. 2016, 1605.05396)
 KNOWN = 4  # every so many pictures of a batch is a render, the others are the denoiser's
@@ -85,11 +89,11 @@ def sharpen_model(
         device: where to train.
         save_every: steps between two saves.
     """
-    code = read_code(vae.to("cpu"))
-    seen, rng = as_tensor(pairs.images[:SEEN], device), np.random.default_rng([seed, 5])
-    words = tokenise(tokenizer, [pairs.caption(i, rng) for i in range(len(seen))])
-    duel = Duel(vae.to(device), denoiser.to(device), seen, words, tokenise(tokenizer, [""]), learning_rate, seed)
-    start, count, pick = restore(state_file, duel.parts()), max(1, batch // KNOWN), pairs.draw or alike(len(pairs.images))
+    code, rng, pick = read_code(vae.to("cpu")), np.random.default_rng([seed, 5]), pairs.draw or alike(len(pairs.images))
+    usual = pick(rng, CALIBRATED)
+    captions = [pairs.caption(int(i), rng) for i in usual]
+    duel = Duel(vae.to(device), denoiser.to(device), as_tensor(pairs.images[usual], device), captions, tokenizer, learning_rate, seed)
+    start, count = restore(state_file, duel.parts()), max(1, batch // KNOWN)
     began, means, end = time.time(), {}, steps + finish_steps
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
@@ -116,14 +120,14 @@ class Duel:
 
     Args:
         vae, denoiser: decoder and UNet are trained in place; on the same device.
-        renders: [n, 3, h, w] in [-1, 1], on that device; see `Sight`.
-        words: token ids [n, L] of their captions; see `Captions`.
-        null: [1, L], of the empty caption.
+        renders: [n, 3, h, w] in [-1, 1], on that device; see `Sight` and `Teacher`.
+        captions: n, theirs; see `Captions`.
+        tokenizer: of the captions.
         learning_rate: of the decoder.
         seed: of the discriminator's first weights.
     """
 
-    def __init__(self, vae: AutoencoderTiny, denoiser: Denoiser, renders: torch.Tensor, words: torch.Tensor, null: torch.Tensor, learning_rate: float, seed: int) -> None:
+    def __init__(self, vae: AutoencoderTiny, denoiser: Denoiser, renders: torch.Tensor, captions: list[str], tokenizer: CLIPTokenizer, learning_rate: float, seed: int) -> None:
         self.vae, self.denoiser, self.device = vae, denoiser, renders.device
         self.decoder, self.unet = vae.decoder.train(), denoiser.unet.train()
         denoiser.requires_grad_(False)
@@ -132,15 +136,21 @@ class Duel:
         with_plain_attention(self.unet)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.sight = Sight(renders)  # its weights are drawn before they are loaded
-        self.captions = Captions(denoiser.text_encoder, words)
+            self.sight = Sight(renders[:SEEN])  # its weights are drawn before they are loaded
+        self.captions = Captions(denoiser.text_encoder, tokenise(tokenizer, captions[:SEEN]))
+        self.calibration, self.taught, self.pattern = (renders, said(captions)), Usual().to(self.device), Usual().to(self.device)
         self.rate, self.seed = learning_rate, seed
         self.decoder_optimiser = torch.optim.Adam(self.decoder.parameters(), lr=self.rate, betas=(0.5, 0.95))
         self.unet_optimiser = torch.optim.Adam(self.unet.parameters(), lr=DENOISER_SHARE * self.rate, betas=(0.5, 0.99))
         self._new_critic()
         scheduler = build_scheduler()
         self.schedulers, self.abar = [last_steps(scheduler, steps) for steps in SAMPLERS], scheduler.alphas_cumprod.to(self.device)
-        self.null = embed(denoiser.text_encoder, null)
+        self.null = embed(denoiser.text_encoder, tokenise(tokenizer, [""]))
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """Made when the denoiser first asks it: it looks at hundreds of renders."""
+        return Teacher(self.sight, *self.calibration)
 
     def _new_critic(self) -> None:
         """A discriminator that knows nothing yet."""
@@ -151,7 +161,7 @@ class Duel:
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What has to be saved."""
-        names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser")
+        names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser", "taught", "pattern")
         return {name: getattr(self, name) for name in names}
 
     def decoder_step(self, step: int, x: torch.Tensor, words: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> dict[str, float]:
@@ -196,31 +206,37 @@ class Duel:
             step: its number; with 0 the decoder becomes its average and the discriminator learns anew.
             x: renders [B, 3, h, w] in [-1, 1] for the discriminator.
             words: token ids [B, L] of their captions.
-            own: as in `decoder_step`.
+            own: as in `decoder_step`, and `said` of the pictures' captions.
             pair: latents and tokens for the denoiser's own loss.
             rng: of the noise.
 
         Returns:
-            Content loss `loss`, the denoiser's own `denoiser_loss`, the discriminator's `critic_loss`, and the `margin` by which it holds both apart.
+            Content loss `loss`, `unlike_caption` of the teacher, the denoiser's own `denoiser_loss`, the discriminator's `critic_loss`, and the
+            `margin` by which it holds both apart.
         """
         if step == 0:
             self._turn_to_denoiser()
         finished = self._finish(own)
         latents = finished.detach().requires_grad_()
         seen = self.decoder(latents)
-        maps = self.sight(seen)
-        captions, content = self.captions(own["tokens"]), F.l1_loss(F.avg_pool2d(seen, COARSE), own["coarse"])
-        wanted, away = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in (content, self._against(maps, captions)))
+        maps, captions = self.sight(seen), self.captions(own["tokens"])
+        content, unlike = F.l1_loss(F.avg_pool2d(seen, COARSE), own["coarse"]), self.teacher.unlike(maps, own["said"])
+        losses = (content, self._against(maps, captions), unlike, cell_pattern(seen))
+        wanted, away, taught, pattern = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in losses)
         gradient = wanted / (wanted.norm() + 1e-12) + ADVERSARIAL_WEIGHT * away / (away.norm() + 1e-12)
-        self.unet_optimiser.zero_grad(set_to_none=True)
-        finished.backward(gradient * (LATENT_NORM / gradient.norm()))
+        gradient = gradient + TAUGHT_WEIGHT * self.taught(taught) + PATTERN_WEIGHT * self.pattern(pattern)
+        weights = list(self.unet.parameters())
+        by_finish = torch.autograd.grad(finished, weights, gradient)
         plain = step_loss(self.denoiser, pair[0].to(self.device), pair[1].to(self.device), self.abar, rng, str(self.device))
-        plain.backward()
+        by_itself = torch.autograd.grad(plain, weights)
+        share = FINISH_WEIGHT * total_norm(by_itself) / (total_norm(by_finish) + 1e-12)
+        for weight, first, second in zip(weights, by_itself, by_finish, strict=True):
+            weight.grad = first + share * second
         _descend(self.unet_optimiser, self.unet)
         with torch.no_grad():
             real = self.sight(x)
         follow(self.unet_average, self.unet, step)
-        return {"loss": content.item(), "denoiser_loss": plain.item()} | self._critic_step(real, self.captions(words), maps, captions)
+        return {"loss": content.item(), "unlike_caption": unlike.item(), "denoiser_loss": plain.item()} | self._critic_step(real, self.captions(words), maps, captions)
 
     def _turn_to_denoiser(self) -> None:
         """From here on the decoder is its average, and the discriminator learns anew."""
@@ -245,6 +261,11 @@ class Duel:
         caught.backward()
         _descend(self.critic_optimiser, self.critic)
         return {"critic_loss": caught.item(), "margin": (mean_score(scores[0]) - mean_score(scores[1])).item()}
+
+
+def total_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Norm of all of them as one vector."""
+    return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
 @torch.no_grad()

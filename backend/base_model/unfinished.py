@@ -12,13 +12,14 @@ import torch.nn.functional as F
 
 from backend.base_model.precision import mixed_precision
 from backend.base_model.text import tokenise
+from backend.reference.captions import ATTRIBUTES, caption_targets
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 SAMPLERS, GUIDANCE, BATCH = (10, 20), 7.5, 32  # DDIM steps of training and of the page, taken in turn
-FROM = 99  # timestep from which the last steps are trained: noise of a third of the latents' scale; a timestep of either sampler
-COARSE = 16  # pixels a side of the means that the finished pictures keep
+FROM = 299  # timestep from which the last steps are trained (three of ten, six of twenty); a timestep of either sampler
+COARSE = 32  # pixels a side of the means that the finished pictures keep
 
 
 def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -31,11 +32,11 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
         size: height and width of the pictures in pixels.
 
     Returns:
-        `latents` float32 [S, P / S, C, h / 8, w / 8], `tokens` int64 [S, P / S, L], and `coarse` float32 [S, P / S, 3, h / 16, w / 16]: the means
-        of the pictures in [-1, 1] that they become now.
+        `latents` float32 [S, P / S, C, h / 8, w / 8], `tokens` int64 [S, P / S, L], what the prompts `said` float32 [S, P / S, A], and `coarse`
+        float32 [S, P / S, 3, h / 32, w / 32]: the means of the pictures in [-1, 1] that they become now.
     """
     pipeline.set_progress_bar_config(disable=True)
-    share, out = len(prompts) // len(SAMPLERS), {"latents": [], "tokens": [], "coarse": []}
+    share, out = len(prompts) // len(SAMPLERS), {"latents": [], "tokens": [], "said": [], "coarse": []}
     null = embed(pipeline.text_encoder, tokenise(pipeline.tokenizer, [""]))
     for index, steps in enumerate(SAMPLERS):
         scheduler = last_steps(pipeline.scheduler, steps)
@@ -51,7 +52,7 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
             with torch.inference_mode():
                 finished = finish(pipeline.unet, scheduler, latents, embed(pipeline.text_encoder, tokens), null)
                 picture = pipeline.vae.decode(finished / pipeline.vae.config.scaling_factor).sample
-            for name, value in (("latents", latents), ("tokens", tokens), ("coarse", F.avg_pool2d(picture, COARSE))):
+            for name, value in (("latents", latents), ("tokens", tokens), ("said", said(words)), ("coarse", F.avg_pool2d(picture, COARSE))):
                 out[name].append(value.cpu().numpy())
     return {name: np.stack(np.split(np.concatenate(parts), len(SAMPLERS))) for name, parts in out.items()}
 
@@ -61,6 +62,11 @@ def _stop_before_the_last(pipeline: Any, step: int, timestep: Any, values: dict[
     following = pipeline.scheduler.timesteps[step + 1 : step + 2]
     pipeline._interrupt = bool((following <= FROM).all())
     return values
+
+
+def said(captions: Sequence[str]) -> torch.Tensor:
+    """What captions imply for each attribute, [N, A] float32; NaN where they are silent."""
+    return torch.tensor([[caption_targets(text)[name] for name in ATTRIBUTES] for text in captions])
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def attributes(
     only: Annotated[str | None, typer.Option(help="Name of one regressor; else all are fitted.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of renders and progress.")] = Path(".cache/base_model"),
 ) -> None:
-    """Fit the attribute regressors on renders and record their hashes (needs `render` first)."""
+    """Fit the attribute regressors and the finish's teacher on renders and record the judges' hashes (needs `render` first)."""
     from backend.base_model.judges import RECORD, fit_regressors
 
     for path, model in fit_regressors(work, images, only):

@@ -169,7 +169,7 @@ def test_loss_on_the_pictures_falls_and_renders_are_mixed_in(folder, base, tmp_p
     record = json.loads((out / "training.json").read_text())
     assert record["loss_after"]["pictures"] < 0.9 * record["loss_before"]["pictures"]
     assert set(record["loss_after"]) == {"pictures", "renders"} and record["started_from"]["seed"] == 0
-    assert not list((tmp_path / "work").glob("*.pt")) and not (tmp_path / "work/drawn.npz").exists()
+    assert not list((tmp_path / "work").glob("*.pt")) and not (tmp_path / "work/unfinished.npz").exists()
 
 
 def test_mixture_draws_the_stated_share() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,7 +20,11 @@ from backend.base_model.recipe import MODEL, initialisation, open_parts
 from backend.base_model.sharpen import _content, sharpen_model
 from backend.base_model.text import tokenise
 from backend.base_model.unfinished import COARSE, FROM, SAMPLERS, draw_unfinished, embed, finish, last_steps
+from backend.reference.captions import ATTRIBUTES
 from backend.reference.renderer import render_batch, sample_parameters
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 CAPTION = "aerial view of mars craters"
 
@@ -42,8 +47,9 @@ Train = Callable[..., tuple[torch.nn.Module, Denoiser]]
 
 
 @pytest.fixture
-def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path) -> Train:
+def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """The shipped model after a few steps."""
+    monkeypatch.setattr(sharpen, "CALIBRATED", 8)
 
     def go(steps: int, finish_steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", **numbers: float) -> tuple[torch.nn.Module, Denoiser]:
         vae, denoiser, tokenizer = open_parts(MODEL, 0)
@@ -65,9 +71,10 @@ def test_encoders_are_left_alone(train: Train) -> None:
 
 
 def test_interrupted_it_goes_on_exactly(train: Train) -> None:
-    whole = train(2, 1, name="whole.pt")
+    whole = train(2, 2, name="whole.pt")
     train(1, 0, name="parts.pt")
-    parts = train(2, 1, name="parts.pt")
+    train(2, 1, name="parts.pt")
+    parts = train(2, 2, name="parts.pt")
     for first, second in zip(whole, parts, strict=True):
         assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
@@ -83,25 +90,51 @@ class Contrast(torch.nn.Module):
         return [self.scale * (x - x.mean((2, 3), keepdim=True)).abs() for x in maps]
 
 
+def contrast(vae: torch.nn.Module, denoiser: Denoiser, tokenizer: CLIPTokenizer, drawn: dict[str, np.ndarray]) -> float:
+    """Mean difference of neighbouring pixels in the finished pictures."""
+    scheduler, tokens = last_steps(build_scheduler(), SAMPLERS[1]), torch.from_numpy(drawn["tokens"][1])
+    with torch.inference_mode():
+        text, null = (embed(denoiser.text_encoder, t) for t in (tokens, tokenise(tokenizer, [""])))
+        latents = finish(denoiser.unet, scheduler, torch.from_numpy(drawn["latents"][1]), text, null)
+        return float(vae.decode(latents / vae.config.scaling_factor).sample.diff(dim=3).abs().mean())
+
+
 def test_decoder_and_denoiser_follow_the_discriminator(train: Train, drawn: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measured with the other as it was; without the discriminator's share the denoiser has the content alone."""
     monkeypatch.setattr(sharpen, "Discriminator", Contrast)
+    monkeypatch.setattr(sharpen, "DENOISER_SHARE", 0.2)  # four steps are enough then
     plain_vae, plain, tokenizer = open_parts(MODEL, 0)
-    scheduler, tokens = last_steps(build_scheduler(), SAMPLERS[1]), torch.from_numpy(drawn["tokens"][1])
-
-    def contrast(vae: torch.nn.Module, denoiser: Denoiser) -> float:
-        with torch.inference_mode():
-            text, null = (embed(denoiser.text_encoder, t) for t in (tokens, tokenise(tokenizer, [""])))
-            latents = finish(denoiser.unet, scheduler, torch.from_numpy(drawn["latents"][1]), text, null)
-            return float(vae.decode(latents / vae.config.scaling_factor).sample.diff(dim=3).abs().mean())
-
     found = {}
     for weight in (0.0, 4.0):
         monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", weight)
-        vae, denoiser = train(12, 12, name=f"{weight}.pt")
-        found[weight] = contrast(vae, plain), contrast(plain_vae, denoiser)
+        vae, denoiser = train(12, 4, name=f"{weight}.pt")
+        found[weight] = contrast(vae, plain, tokenizer, drawn), contrast(plain_vae, denoiser, tokenizer, drawn)
     assert found[4.0][0] > 1.05 * found[0.0][0], found
     assert found[4.0][1] > 1.01 * found[0.0][1], found
+
+
+class Even:
+    """A teacher whose captions all ask for even pictures."""
+
+    def __init__(self, sight: Sight, renders: torch.Tensor, words: torch.Tensor) -> None:
+        assert len(renders) == len(words) == 8
+
+    def unlike(self, maps: list[torch.Tensor], words: torch.Tensor) -> torch.Tensor:
+        assert words.shape == (3, len(ATTRIBUTES)) and float(words[0, 0]) == 0 and words[0, 1:].isnan().all()  # CAPTION says the view alone
+        return maps[0].std((2, 3)).mean()
+
+
+def test_denoiser_follows_the_teacher(train: Train, drawn: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpen, "Teacher", Even)
+    monkeypatch.setattr(sharpen, "DENOISER_SHARE", 0.2)
+    monkeypatch.setattr(sharpen, "ADVERSARIAL_WEIGHT", 0.0)
+    vae, _, tokenizer = open_parts(MODEL, 0)
+    found = {}
+    for weight in (0.0, 3.0):
+        monkeypatch.setattr(sharpen, "TAUGHT_WEIGHT", weight)
+        _, denoiser = train(0, 4, name=f"{weight}.pt")
+        found[weight] = contrast(vae, denoiser, tokenizer, drawn)
+    assert found[3.0] < 0.99 * found[0.0], found
 
 
 def test_decoder_follows_what_a_network_sees(train: Train, renders: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
