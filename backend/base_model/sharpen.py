@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from backend.base_model.batches import batches, workers_for
 from backend.base_model.critic import Captions, Discriminator, Sight, hinge, hinge_of_wrong, mean_score, perceptual_distance
@@ -229,7 +230,7 @@ class Duel:
         by_finish = torch.autograd.grad(finished, weights, gradient)
         plain = step_loss(self.denoiser, pair[0].to(self.device), pair[1].to(self.device), self.abar, rng, str(self.device))
         by_itself = torch.autograd.grad(plain, weights)
-        share = FINISH_WEIGHT * total_norm(by_itself) / (total_norm(by_finish) + 1e-12)
+        share = FINISH_WEIGHT * get_total_norm(by_itself) / (get_total_norm(by_finish) + 1e-12)
         for weight, first, second in zip(weights, by_itself, by_finish, strict=True):
             weight.grad = first + share * second
         _descend(self.unet_optimiser, self.unet)
@@ -261,11 +262,6 @@ class Duel:
         caught.backward()
         _descend(self.critic_optimiser, self.critic)
         return {"critic_loss": caught.item(), "margin": (mean_score(scores[0]) - mean_score(scores[1])).item()}
-
-
-def total_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Norm of all of them as one vector."""
-    return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
 @torch.no_grad()
