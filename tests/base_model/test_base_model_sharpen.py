@@ -154,7 +154,7 @@ def test_only_the_coarse_picture_of_drawn_latents_has_to_stay() -> None:
     flat, board = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
     board[..., ::2, ::2] = board[..., 1::2, 1::2] = 1.0
     board -= board.mean()
-    coarse = torch.zeros(1, 3, 2, 2)
+    coarse = torch.zeros(1, 3, 32 // COARSE, 32 // COARSE)
     assert float(_content(torch.cat([flat, board]), flat, coarse)) == pytest.approx(0, abs=1e-7)
     assert float(_content(torch.cat([board, flat]), flat, coarse)) > 0.2
     assert float(_content(torch.cat([flat, flat + 0.5]), flat, coarse)) == pytest.approx(0.5)

@@ -56,6 +56,7 @@ def _a_stranger_cannot_delete(open_page: Any, server: Server, run: str) -> None:
     other = open_page()
     steps.open_tab(other, "Runs")
     steps.choose(other, "runs-one", run)
+    wait_for(lambda: other.locator("#runs-details").inner_text().strip(), 20, "the run's details")  # they come with the question closed
     other.click("#runs-delete")
     other.click("#runs-confirm")
     wait_for(lambda: "another visitor" in other.inner_text("#runs-answer"), 15, "the refusal")
