@@ -61,9 +61,9 @@ def region_statistics(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     """Mean and standard deviation of each channel over each region: maps [N, c, k, k] of several blocks -> [N, D], differentiable."""
     columns = []
     for block in maps:
-        for weight in region_masks(block.shape[-1]):
-            mean = (block * weight.to(block.device)).sum((2, 3))
-            spread = ((block - mean[..., None, None]) ** 2 * weight.to(block.device)).sum((2, 3))
+        for weight in (mask.to(block.device) for mask in region_masks(block.shape[-1])):
+            mean = (block * weight).sum((2, 3))
+            spread = ((block - mean[..., None, None]) ** 2 * weight).sum((2, 3))
             columns += [mean, (spread + 1e-12).sqrt()]
     return torch.cat(columns, 1)
 
