@@ -148,3 +148,18 @@ def measure(
     from backend.base_model.publish import measure_and_write
 
     typer.echo(f"wrote {measure_and_write(model, work, images)}")
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Folders of pipelines.")],
+    images: Annotated[int, typer.Option(help="Pictures that each draws, for the same held-out captions.", min=64, max=1000)] = 320,
+    steps: Annotated[int, typer.Option(help="Sampler steps.", min=1)] = 20,
+) -> None:
+    """Compare pipelines on a few captions (a minute or two each on one core): Fréchet distances and adherence, as Markdown."""
+    from backend.base_model.compare import compare as rows_of
+
+    for index, row in enumerate(rows_of(models, images, steps)):
+        if index == 0:
+            typer.echo("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
+        typer.echo("| " + " | ".join(str(value) for value in row.values()) + " |")
