@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
     from transformers import CLIPTokenizer
 
+LOOSE = 2  # `COARSE` means a side that are one for the denoiser, which has to change more than texture
 KNOWN_COARSE = 4  # pixels a side of the means that decoded renders keep
 FINE_WEIGHT = 0.5  # of their plain reconstruction
 ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient, against that of the content
@@ -173,7 +174,7 @@ class Duel:
             x: renders [B, 3, h, w] in [-1, 1]; the first `count` go through the autoencoder, all are shown to the discriminator.
             words: token ids [B, L] of their captions.
             count: see `x`.
-            own: `latents`, `tokens`, `coarse` and `scheduler` of B - count unfinished pictures.
+            own: `finished` latents, `tokens` and `coarse` of B - count of the denoiser's pictures.
             rng: of the noise.
 
         Returns:
@@ -182,7 +183,7 @@ class Duel:
         with torch.no_grad():
             known = self.vae.encoder(x[:count])
             known = known + LATENT_NOISE * torch.from_numpy(rng.standard_normal(known.shape, dtype=np.float32)).to(self.device)
-            real, latents = self.sight(x), torch.cat([known, self._finish(own)])
+            real, latents = self.sight(x), torch.cat([known, own["finished"]])
         of_real = self.captions(words)
         captions = torch.cat([of_real[:count], self.captions(own["tokens"])])
         output = self.decoder(latents)
@@ -207,7 +208,7 @@ class Duel:
             step: its number; with 0 the decoder becomes its average and the discriminator learns anew.
             x: renders [B, 3, h, w] in [-1, 1] for the discriminator.
             words: token ids [B, L] of their captions.
-            own: as in `decoder_step`, and `said` of the pictures' captions.
+            own: `latents`, `tokens`, `said`, `coarse` and `scheduler` of unfinished pictures.
             pair: latents and tokens for the denoiser's own loss.
             rng: of the noise.
 
@@ -221,7 +222,7 @@ class Duel:
         latents = finished.detach().requires_grad_()
         seen = self.decoder(latents)
         maps, captions = self.sight(seen), self.captions(own["tokens"])
-        content, unlike = F.l1_loss(F.avg_pool2d(seen, COARSE), own["coarse"]), self.teacher.unlike(maps, own["said"])
+        content, unlike = F.l1_loss(F.avg_pool2d(seen, LOOSE * COARSE), F.avg_pool2d(own["coarse"], LOOSE)), self.teacher.unlike(maps, own["said"])
         losses = (content, self._against(maps, captions), unlike, cell_pattern(seen))
         wanted, away, taught, pattern = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in losses)
         gradient = wanted / (wanted.norm() + 1e-12) + ADVERSARIAL_WEIGHT * away / (away.norm() + 1e-12)
@@ -245,7 +246,7 @@ class Duel:
         self._new_critic()
 
     def _finish(self, own: dict[str, Any]) -> torch.Tensor:
-        """Latents as the decoder gets them."""
+        """Latents as the decoder gets them, differentiable."""
         text = embed(self.denoiser.text_encoder, own["tokens"])
         return finish(self.unet, own["scheduler"], own["latents"], text, self.null) / self.vae.config.scaling_factor
 

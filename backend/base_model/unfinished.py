@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SAMPLERS, GUIDANCE, BATCH = (10, 20), 7.5, 32  # DDIM steps of training and of the page, taken in turn
 FROM = 299  # timestep from which the last steps are trained (three of ten, six of twenty); a timestep of either sampler
-COARSE = 32  # pixels a side of the means that the finished pictures keep
+COARSE = 16  # pixels a side of the means of finished pictures that are kept
 
 
 def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -32,11 +32,12 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
         size: height and width of the pictures in pixels.
 
     Returns:
-        `latents` float32 [S, P / S, C, h / 8, w / 8], `tokens` int64 [S, P / S, L], what the prompts `said` float32 [S, P / S, A], and `coarse`
-        float32 [S, P / S, 3, h / 32, w / 32]: the means of the pictures in [-1, 1] that they become now.
+        `latents` float32 [S, P / S, C, h / 8, w / 8], `tokens` int64 [S, P / S, L], what the prompts `said` float32 [S, P / S, A], and what the
+        latents become now: `finished` latents of the same shape, as the decoder gets them, and `coarse` float32 [S, P / S, 3, h / 16, w / 16],
+        means of their pictures in [-1, 1].
     """
     pipeline.set_progress_bar_config(disable=True)
-    share, out = len(prompts) // len(SAMPLERS), {"latents": [], "tokens": [], "said": [], "coarse": []}
+    share, out = len(prompts) // len(SAMPLERS), {"latents": [], "tokens": [], "said": [], "finished": [], "coarse": []}
     null = embed(pipeline.text_encoder, tokenise(pipeline.tokenizer, [""]))
     for index, steps in enumerate(SAMPLERS):
         scheduler = last_steps(pipeline.scheduler, steps)
@@ -50,9 +51,9 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
             ).images.float()  # fmt: skip
             tokens = tokenise(pipeline.tokenizer, words)
             with torch.inference_mode():
-                finished = finish(pipeline.unet, scheduler, latents, embed(pipeline.text_encoder, tokens), null)
-                picture = pipeline.vae.decode(finished / pipeline.vae.config.scaling_factor).sample
-            for name, value in (("latents", latents), ("tokens", tokens), ("said", said(words)), ("coarse", F.avg_pool2d(picture, COARSE))):
+                finished = finish(pipeline.unet, scheduler, latents, embed(pipeline.text_encoder, tokens), null) / pipeline.vae.config.scaling_factor
+                coarse = F.avg_pool2d(pipeline.vae.decode(finished).sample, COARSE)
+            for name, value in (("latents", latents), ("tokens", tokens), ("said", said(words)), ("finished", finished), ("coarse", coarse)):
                 out[name].append(value.cpu().numpy())
     return {name: np.stack(np.split(np.concatenate(parts), len(SAMPLERS))) for name, parts in out.items()}
 

@@ -51,7 +51,7 @@ def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path, mon
     """The shipped model after a few steps."""
     monkeypatch.setattr(sharpen, "CALIBRATED", 8)
 
-    def go(steps: int, finish_steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", **numbers: float) -> tuple[torch.nn.Module, Denoiser]:
+    def go(steps: int, finish_steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", drawn: dict[str, np.ndarray] = drawn, **numbers: float) -> tuple[torch.nn.Module, Denoiser]:
         vae, denoiser, tokenizer = open_parts(MODEL, 0)
         pairs = Pairs(images, np.ones(len(images), bool), lambda i, rng: CAPTION)
         state = torch.random.get_rng_state()
@@ -77,6 +77,14 @@ def test_interrupted_it_goes_on_exactly(train: Train) -> None:
     parts = train(2, 2, name="parts.pt")
     for first, second in zip(whole, parts, strict=True):
         assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_decoder_learns_from_the_latents_that_are_kept(train: Train, drawn: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The denoiser is not asked again for what it drew."""
+    monkeypatch.setattr(sharpen, "finish", lambda *_: pytest.fail("the denoiser ran"))
+    changed = drawn | {"finished": drawn["finished"] + 1.0}
+    first, second = train(1, 0, name="a.pt"), train(1, 0, name="b.pt", drawn=changed)
+    assert not all(torch.equal(value, second[0].state_dict()[name]) for name, value in first[0].state_dict().items())
 
 
 class Contrast(torch.nn.Module):
@@ -239,4 +247,5 @@ def test_unfinished_pictures_finished_are_those_of_the_pipeline(sampler: int) ->
         latents = finish(pipeline.unet, scheduler, torch.from_numpy(drawn["latents"][sampler, 1:]), text, null)
         picture = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     assert torch.allclose(latents, whole, atol=1e-3)
+    assert torch.allclose(latents / pipeline.vae.config.scaling_factor, torch.from_numpy(drawn["finished"][sampler, 1:]), atol=1e-3)
     assert torch.allclose(F.avg_pool2d(picture, COARSE), torch.from_numpy(drawn["coarse"][sampler, 1:]), atol=1e-3)
