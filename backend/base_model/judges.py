@@ -14,7 +14,7 @@ from backend.base_model.agreement import LABELS, SECOND_LABELS, agreement, read_
 from backend.base_model.critic import BLOCKS as SEEN_BLOCKS
 from backend.base_model.data import load_dataset
 from backend.base_model.measure import group_r_squared, held_out, to_tensor, truth
-from backend.base_model.readers import REGIONS_FILE, RegionReader, disturbed, half_disturbed, region_features
+from backend.base_model.readers import BLOCKS, REGIONS_FILE, RegionReader, disturbed, half_disturbed, region_features
 from backend.base_model.sheets import read_crops
 from backend.base_model.teacher import TEACHER_FILE
 from backend.errors import InputError
@@ -30,6 +30,12 @@ RESULT = Path("docs/results/judges.json")
 EXTRACTORS = ("efficientnet_lite0", "efficientnet_lite2")  # one for the reward, another for the judge
 REGIONS = REGIONS_FILE.stem
 TEACHER = TEACHER_FILE.stem
+REGRESSORS = {  # name: its network, the blocks whose regions it reads (None: the network's features of the whole picture), its share of the renders
+    "efficientnet_lite0": (EXTRACTORS[0], None, (0.0, 0.5)),
+    "efficientnet_lite2": (EXTRACTORS[1], None, (0.5, 1.0)),
+    REGIONS: (EXTRACTORS[0], BLOCKS, (0.0, 1.0)),
+    TEACHER: (EXTRACTORS[1], SEEN_BLOCKS, (0.0, 1.0)),
+}
 STATISTICS = "image_statistics"
 STATISTICS_RENDERS = 3000  # 44 numbers an image need no more
 
@@ -47,20 +53,18 @@ def fit_regressors(work: Path, count: int, only: str | None = None) -> Iterator[
     Raises:
         InputError: too few renders, or no regressor of that name.
     """
-    names = (*EXTRACTORS, REGIONS, TEACHER)
-    if only is not None and only not in names:
-        raise InputError(f"no regressor is called {only!r}: they are {', '.join(names)}")
+    if only not in (None, *REGRESSORS):
+        raise InputError(f"no regressor is called {only!r}: they are {', '.join(REGRESSORS)}")
     images, params = load_dataset(work / "renders", count)
-    parts = {name: slice(part * count // 2, (part + 1) * count // 2) for part, name in enumerate(EXTRACTORS)} | {REGIONS: slice(count), TEACHER: slice(count)}
-    for name, index in parts.items():
+    for name, (extractor, blocks, share) in REGRESSORS.items():
         if only not in (None, name):
             continue
-        network = load_extractor({REGIONS: EXTRACTORS[0], TEACHER: EXTRACTORS[1]}.get(name, name))
-        look = {REGIONS: partial(region_features, network), TEACHER: partial(region_features, network, blocks=SEEN_BLOCKS)}.get(name, network)
-        model = fit_on_features(in_parts(half_disturbed(images[index], seed=31), look), truth(params[index]), network)
+        network, part = load_extractor(extractor), slice(*(int(edge * count) for edge in share))
+        look = network if blocks is None else partial(region_features, network, blocks=blocks)
+        model = fit_on_features(in_parts(half_disturbed(images[part], seed=31), look), truth(params[part]), network)
         path = model.save(FOLDER / f"{name}.safetensors")
         if name != TEACHER:  # who is taught by it cannot be judged by it
-            _record(name, {"network": model.extractor, "network_sha256": model.sha256, "renders": len(images[index])})
+            _record(name, {"network": model.extractor, "network_sha256": model.sha256, "renders": len(images[part])})
         yield path, model
 
 

@@ -51,7 +51,9 @@ def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path, mon
     """The shipped model after a few steps."""
     monkeypatch.setattr(sharpen, "CALIBRATED", 8)
 
-    def go(steps: int, finish_steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", drawn: dict[str, np.ndarray] = drawn, **numbers: float) -> tuple[torch.nn.Module, Denoiser]:
+    def go(
+        steps: int, finish_steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", drawn: dict[str, np.ndarray] = drawn, **numbers: float
+    ) -> tuple[torch.nn.Module, Denoiser]:
         vae, denoiser, tokenizer = open_parts(MODEL, 0)
         pairs = Pairs(images, np.ones(len(images), bool), lambda i, rng: CAPTION)
         state = torch.random.get_rng_state()
