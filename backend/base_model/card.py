@@ -23,7 +23,7 @@ def loss_figure(rows: Sequence[dict], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    curves = {stage: [(r["step"], r["loss"]) for r in rows if r["stage"] == stage] for stage in ("decoder", "denoiser", "sharpen")}
+    curves = {stage: [(r["step"], r["loss"]) for r in rows if r["stage"] == stage] for stage in ("decoder", "denoiser", "sharpen", "finish")}
     curves = {stage: points for stage, points in curves.items() if points}
     figure = Figure(figsize=(4.5 * len(curves), 3.2), layout="constrained")
     for axis, (stage, points) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

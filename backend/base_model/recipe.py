@@ -221,7 +221,7 @@ def sharpen(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, 
     if not path.exists():
         rng = np.random.default_rng([seed, 4])
         prompts = [pairs.caption(int(i), rng) for i in draw(rng, DRAWN)]
-        drawn = draw_unfinished(build_pipeline(denoiser, vae, tokenizer).to(device), prompts, seed, pairs.images.shape[1:3])
+        drawn = draw_unfinished(build_pipeline(denoiser, vae, tokenizer).to(device), prompts, seed, pairs.images.shape[1:3], log)
         with whole_file(path) as file:
             np.savez(file, **drawn)
     with np.load(path, allow_pickle=False) as kept:

@@ -87,7 +87,7 @@ def sharpen_model(
         seed: of the batches and the noise.
         batch: pictures a step, every `KNOWN`th (at least one) of the decoder's a render; 2 or more.
         learning_rate: of the decoder; the discriminator's too, the denoiser's `DENOISER_SHARE` of it.
-        log: called with a row every 100 steps.
+        log: called with a row every 100 steps, of the stage `sharpen` or `finish`.
         device: where to train.
         save_every: steps between two saves.
     """
@@ -106,10 +106,13 @@ def sharpen_model(
         sampler = step % len(SAMPLERS)
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
         x = as_tensor(pictures, device)
+        if step == steps:
+            began, means = time.time(), {}
         found = duel.decoder_step(step, x, words, count, chosen, rng) if step < steps else duel.denoiser_step(step - steps, x, words, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
-            log({"stage": "sharpen", "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
+            stage = "sharpen" if step < steps else "finish"
+            log({"stage": stage, "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
         if (step + 1) % save_every == 0 or step + 1 == end:
             save_progress(state_file, step + 1, duel.parts())
     vae.decoder.load_state_dict(duel.decoder_average.state_dict())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ FROM = 299  # timestep from which the last steps are trained (three of ten, six 
 COARSE = 16  # pixels a side of the means of finished pictures that are kept
 
 
-def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, size: Sequence[int]) -> dict[str, np.ndarray]:
+def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, size: Sequence[int], log: Callable[[dict], None]) -> dict[str, np.ndarray]:
     """Noisy latents at timestep `FROM`, for each sampler those of a share of the prompts.
 
     Args:
@@ -30,6 +31,7 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
         prompts: P of them, each drawn once; what is over after dividing by the samplers is left out.
         seed: of the noise; each picture has a generator of its own.
         size: height and width of the pictures in pixels.
+        log: called with a row of the stage `draw` after every batch.
 
     Returns:
         `latents` float32 [S, P / S, C, h / 8, w / 8], `tokens` int64 [S, P / S, L], what the prompts `said` float32 [S, P / S, A], and what the
@@ -38,7 +40,7 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
     """
     pipeline.set_progress_bar_config(disable=True)
     share, out = len(prompts) // len(SAMPLERS), {"latents": [], "tokens": [], "said": [], "finished": [], "coarse": []}
-    null = embed(pipeline.text_encoder, tokenise(pipeline.tokenizer, [""]))
+    null, began = embed(pipeline.text_encoder, tokenise(pipeline.tokenizer, [""])), time.time()
     for index, steps in enumerate(SAMPLERS):
         scheduler = last_steps(pipeline.scheduler, steps)
         for start in range(0, share, BATCH):
@@ -55,6 +57,7 @@ def draw_unfinished(pipeline: StableDiffusionPipeline, prompts: Sequence[str], s
                 coarse = F.avg_pool2d(pipeline.vae.decode(finished).sample, COARSE)
             for name, value in (("latents", latents), ("tokens", tokens), ("said", said(words)), ("finished", finished), ("coarse", coarse)):
                 out[name].append(value.cpu().numpy())
+            log({"stage": "draw", "images": first + len(words), "seconds": round(time.time() - began, 1)})
     return {name: np.stack(np.split(np.concatenate(parts), len(SAMPLERS))) for name, parts in out.items()}
 
 

@@ -40,7 +40,7 @@ def drawn() -> dict[str, np.ndarray]:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
-    return draw_unfinished(pipeline, [CAPTION] * 4, 3, (80, 80))
+    return draw_unfinished(pipeline, [CAPTION] * 4, 3, (80, 80), lambda row: None)
 
 
 Train = Callable[..., tuple[torch.nn.Module, Denoiser]]
@@ -238,7 +238,9 @@ def test_unfinished_pictures_finished_are_those_of_the_pipeline(sampler: int) ->
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
-    drawn = draw_unfinished(pipeline, [CAPTION] * 4, 3, (SIZE, SIZE))
+    rows: list[dict] = []
+    drawn = draw_unfinished(pipeline, [CAPTION] * 4, 3, (SIZE, SIZE), rows.append)
+    assert [(row["stage"], row["images"]) for row in rows] == [("draw", 2), ("draw", 4)]
     assert drawn["latents"].shape == (2, 2, pipeline.unet.config.in_channels, 16, 16) and drawn["coarse"].shape == (2, 2, 3, SIZE // COARSE, SIZE // COARSE)
     steps, generator = SAMPLERS[sampler], torch.Generator().manual_seed(3_000_001 + 2 * sampler)
     whole = pipeline(CAPTION, num_inference_steps=steps, guidance_scale=7.5, generator=generator, output_type="latent").images
