@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from backend.base_model.decoder import LATENT_NOISE, as_tensor, reconstruction_l
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, with_plain_attention
 from backend.base_model.linear_code import read_code
 from backend.base_model.progress import restore, save_progress
-from backend.base_model.teacher import CALIBRATED, Teacher, Usual, cell_pattern
+from backend.base_model.teacher import BATCH, CALIBRATED, Teacher, Usual, cell_pattern
 from backend.base_model.text import tokenise
 from backend.base_model.unfinished import COARSE, SAMPLERS, embed, finish, last_steps, said
 
@@ -46,8 +45,7 @@ KNOWN_COARSE = 4  # pixels a side of the means that decoded renders keep
 FINE_WEIGHT = 0.5  # of their plain reconstruction
 ADVERSARIAL_WEIGHT = 4.0  # norm of the discriminator's gradient, against that of the content
 PERCEPTUAL_WEIGHT = 2.0  # the same of the perceptual distance's
-TAUGHT_WEIGHT = 3.0  # of the denoiser's latents' gradient: captions, in units of `Usual`
-PATTERN_WEIGHT = 1.5  # the same of the cells' pattern
+TAUGHT = {"unlike": 1.5, "slopes": 3.0, "typical": 2.0, "pattern": 0.75}  # of the denoiser's latents' gradient: the `Teacher`'s and `cell_pattern`'s, in units of `Usual`
 FINISH_WEIGHT = 2.0  # norm of the UNet's gradient by its finished pictures, against that of its own loss
 DENOISER_SHARE = 0.04  # of the decoder's learning rate
 MISMATCH = 0.5  # weight of renders beside a wrong caption, which the discriminator has to tell too (Reed et al. 2016, 1605.05396)
@@ -108,6 +106,7 @@ def sharpen_model(
         x = as_tensor(pictures, device)
         if step == steps:
             began, means = time.time(), {}
+            duel.turn_to_denoiser(drawn)
         found = duel.decoder_step(step, x, words, count, chosen, rng) if step < steps else duel.denoiser_step(step - steps, x, words, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
@@ -143,7 +142,8 @@ class Duel:
             torch.default_generator.manual_seed(seed)
             self.sight = Sight(renders[:SEEN])  # its weights are drawn before they are loaded
         self.captions = Captions(denoiser.text_encoder, tokenise(tokenizer, captions[:SEEN]))
-        self.calibration, self.taught, self.pattern = (renders, said(captions)), Usual().to(self.device), Usual().to(self.device)
+        self.teacher = Teacher(self.sight, renders, said(captions))
+        self.units = nn.ModuleDict({name: Usual() for name in TAUGHT}).to(self.device)
         self.rate, self.seed = learning_rate, seed
         self.decoder_optimiser = torch.optim.Adam(self.decoder.parameters(), lr=self.rate, betas=(0.5, 0.95))
         self.unet_optimiser = torch.optim.Adam(self.unet.parameters(), lr=DENOISER_SHARE * self.rate, betas=(0.5, 0.99))
@@ -151,11 +151,6 @@ class Duel:
         scheduler = build_scheduler()
         self.schedulers, self.abar = [last_steps(scheduler, steps) for steps in SAMPLERS], scheduler.alphas_cumprod.to(self.device)
         self.null = embed(denoiser.text_encoder, tokenise(tokenizer, [""]))
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """Made when the denoiser first asks it: it looks at hundreds of renders."""
-        return Teacher(self.sight, *self.calibration)
 
     def _new_critic(self) -> None:
         """A discriminator that knows nothing yet."""
@@ -166,7 +161,7 @@ class Duel:
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What has to be saved."""
-        names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser", "taught", "pattern")
+        names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser", "teacher", "units")
         return {name: getattr(self, name) for name in names}
 
     def decoder_step(self, step: int, x: torch.Tensor, words: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> dict[str, float]:
@@ -208,7 +203,7 @@ class Duel:
         """One step of UNet and discriminator; the decoder stays as it is.
 
         Args:
-            step: its number; with 0 the decoder becomes its average and the discriminator learns anew.
+            step: its number among those after `turn_to_denoiser`.
             x: renders [B, 3, h, w] in [-1, 1] for the discriminator.
             words: token ids [B, L] of their captions.
             own: `latents`, `tokens`, `said`, `coarse` and `scheduler` of unfinished pictures.
@@ -216,20 +211,18 @@ class Duel:
             rng: of the noise.
 
         Returns:
-            Content loss `loss`, `unlike_caption` of the teacher, the denoiser's own `denoiser_loss`, the discriminator's `critic_loss`, and the
-            `margin` by which it holds both apart.
+            Content loss `loss`, those of `TAUGHT`, the denoiser's own `denoiser_loss`, the discriminator's `critic_loss`, and the `margin` by which it
+            holds both apart.
         """
-        if step == 0:
-            self._turn_to_denoiser()
         finished = self._finish(own)
         latents = finished.detach().requires_grad_()
         seen = self.decoder(latents)
         maps, captions = self.sight(seen), self.captions(own["tokens"])
-        content, unlike = F.l1_loss(F.avg_pool2d(seen, LOOSE * COARSE), F.avg_pool2d(own["coarse"], LOOSE)), self.teacher.unlike(maps, own["said"])
-        losses = (content, self._against(maps, captions), unlike, cell_pattern(seen))
-        wanted, away, taught, pattern = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in losses)
+        content = F.l1_loss(F.avg_pool2d(seen, LOOSE * COARSE), F.avg_pool2d(own["coarse"], LOOSE))
+        taught = self.teacher(maps, own["said"]) | {"pattern": cell_pattern(seen)}
+        wanted, away, *rest = (torch.autograd.grad(loss, latents, retain_graph=True)[0] for loss in (content, self._against(maps, captions), *taught.values()))
         gradient = wanted / (wanted.norm() + 1e-12) + ADVERSARIAL_WEIGHT * away / (away.norm() + 1e-12)
-        gradient = gradient + TAUGHT_WEIGHT * self.taught(taught) + PATTERN_WEIGHT * self.pattern(pattern)
+        gradient = gradient + sum(TAUGHT[name] * self.units[name](part) for name, part in zip(taught, rest, strict=True))
         weights = list(self.unet.parameters())
         by_finish = torch.autograd.grad(finished, weights, gradient)
         plain = step_loss(self.denoiser, pair[0].to(self.device), pair[1].to(self.device), self.abar, rng, str(self.device))
@@ -241,12 +234,17 @@ class Duel:
         with torch.no_grad():
             real = self.sight(x)
         follow(self.unet_average, self.unet, step)
-        return {"loss": content.item(), "unlike_caption": unlike.item(), "denoiser_loss": plain.item()} | self._critic_step(real, self.captions(words), maps, captions)
+        losses = {"loss": content, "denoiser_loss": plain} | taught
+        return {name: loss.item() for name, loss in losses.items()} | self._critic_step(real, self.captions(words), maps, captions)
 
-    def _turn_to_denoiser(self) -> None:
-        """From here on the decoder is its average, and the discriminator learns anew."""
+    @torch.no_grad()
+    def turn_to_denoiser(self, drawn: dict[str, np.ndarray]) -> None:
+        """From here on the decoder is its average, the discriminator learns anew, and the teacher knows what the denoiser has drawn so far (`draw_unfinished`)."""
         self.decoder.load_state_dict(self.decoder_average.state_dict())
         self._new_critic()
+        for start in range(0, min(CALIBRATED, drawn["finished"].shape[1]), BATCH):
+            finished, words = (torch.from_numpy(np.concatenate(drawn[name][:, start : start + BATCH])) for name in ("finished", "said"))
+            self.teacher.start_from(self.sight(self.decoder(finished.to(self.device))), words)
 
     def _finish(self, own: dict[str, Any]) -> torch.Tensor:
         """Latents as the decoder gets them, differentiable."""

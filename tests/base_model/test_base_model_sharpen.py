@@ -123,15 +123,22 @@ def test_decoder_and_denoiser_follow_the_discriminator(train: Train, drawn: dict
     assert found[4.0][1] > 1.01 * found[0.0][1], found
 
 
-class Even:
+class Even(torch.nn.Module):
     """A teacher whose captions all ask for even pictures."""
 
     def __init__(self, sight: Sight, renders: torch.Tensor, words: torch.Tensor) -> None:
+        super().__init__()
         assert len(renders) == len(words) == 8
+        self.started = 0
 
-    def unlike(self, maps: list[torch.Tensor], words: torch.Tensor) -> torch.Tensor:
+    def start_from(self, maps: list[torch.Tensor], words: torch.Tensor) -> None:
+        assert len(maps[0]) == len(words) == 4  # what both samplers drew
+        self.started += 1
+
+    def forward(self, maps: list[torch.Tensor], words: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert self.started == 1
         assert words.shape == (3, len(ATTRIBUTES)) and float(words[0, 0]) == 0 and words[0, 1:].isnan().all()  # CAPTION says the view alone
-        return maps[0].std((2, 3)).mean()
+        return {"unlike": maps[0].std((2, 3)).mean()}
 
 
 def test_denoiser_follows_the_teacher(train: Train, drawn: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +148,7 @@ def test_denoiser_follows_the_teacher(train: Train, drawn: dict[str, np.ndarray]
     vae, _, tokenizer = open_parts(MODEL, 0)
     found = {}
     for weight in (0.0, 3.0):
-        monkeypatch.setattr(sharpen, "TAUGHT_WEIGHT", weight)
+        monkeypatch.setitem(sharpen.TAUGHT, "unlike", weight)
         _, denoiser = train(0, 4, name=f"{weight}.pt")
         found[weight] = contrast(vae, denoiser, tokenizer, drawn)
     assert found[3.0] < 0.99 * found[0.0], found

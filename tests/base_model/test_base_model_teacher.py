@@ -11,8 +11,8 @@ import torch
 from backend.base_model import teacher
 from backend.base_model.critic import BLOCKS, Sight
 from backend.base_model.measure import to_tensor
-from backend.base_model.readers import region_features
-from backend.base_model.teacher import CELL, FIRST, Teacher, Usual, _usual, cell_pattern
+from backend.base_model.readers import region_features, region_statistics
+from backend.base_model.teacher import CELL, FIRST, MEMORY, Moments, Teacher, Usual, _usual, cell_pattern
 from backend.base_model.unfinished import said
 from backend.features.load import load_extractor
 from backend.reference.captions import ATTRIBUTES, caption
@@ -37,35 +37,76 @@ def test_it_reads_what_the_fitted_regressors_read(world: World) -> None:
     model = AttributeModel.load(teacher.TEACHER_FILE)
     features = region_features(load_extractor("efficientnet_lite2"), pictures[:4] / 2 + 0.5, BLOCKS)
     expected = (features.double() - model.mean) / model.std @ model.weight + model.bias
-    torch.testing.assert_close(taught.read(sight(pictures[:4])).double(), expected, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(taught.read(region_statistics(sight(pictures[:4]))).double(), expected, atol=2e-3, rtol=1e-3)
 
 
 def test_renders_are_nearer_to_their_own_captions_than_to_others(world: World) -> None:
     """Renders that it was not calibrated on."""
     pictures, words, sight, taught = world
     maps = sight(pictures[96:])
-    own, other = (float(taught.unlike(maps, w)) for w in (words[96:], words[96:].roll(7, 0)))
+    own, other = (float(taught(maps, w)["unlike"]) for w in (words[96:], words[96:].roll(7, 0)))
     assert own < 0.5 * other, (own, other)
 
 
 def test_nothing_is_asked_of_what_a_caption_leaves_out(world: World) -> None:
     pictures, words, sight, taught = world
     maps = sight(pictures[96:104])
-    assert float(taught.unlike(maps, torch.full((8, len(ATTRIBUTES)), math.nan))) == 0
+    assert float(taught(maps, torch.full((8, len(ATTRIBUTES)), math.nan))["unlike"]) == 0
     view = words[96:104].clone()
     view[:, 1:] = math.nan
-    assert 0 <= float(taught.unlike(maps, view)) < float(taught.unlike(maps, 1 - view))
+    assert 0 <= float(taught(maps, view)["unlike"]) < float(taught(maps, 1 - view)["unlike"])
 
 
 def test_a_picture_can_follow_it(world: World) -> None:
     pictures, words, sight, taught = world
     x = pictures[96:98].clone().requires_grad_()
     wrong = words[96:98].roll(1, 0)
-    first = taught.unlike(sight(x), wrong)
+    first = taught(sight(x), wrong)["unlike"]
     step = torch.autograd.grad(first, x)[0]
     with torch.no_grad():
-        second = taught.unlike(sight(x - 2.0 * step / step.norm()), wrong)
+        second = taught(sight(x - 2.0 * step / step.norm()), wrong)["unlike"]
     assert second < first
+
+
+def begun(world: World, pictures: torch.Tensor, words: torch.Tensor) -> dict[str, float]:
+    """The teacher's losses of a batch of those pictures after averages that began with all of them."""
+    _, _, sight, taught = world
+    state = {name: value.clone() for name, value in taught.state_dict().items()}
+    taught.slopes.steps.zero_(), taught.typical.steps.zero_()
+    for start in range(0, len(pictures), 8):
+        taught.start_from(sight(pictures[start : start + 8]), words[start : start + 8])
+    found = {name: float(loss) for name, loss in taught(sight(pictures[:8]), words[:8]).items()}
+    taught.load_state_dict(state)
+    return found
+
+
+def test_readings_that_do_not_go_with_words_are_seen_over_many_pictures(world: World) -> None:
+    pictures, words = world[0][96:], world[1][96:]
+    own, other = begun(world, pictures, words), begun(world, pictures, words.roll(7, 0))
+    assert own["slopes"] < 0.6 * other["slopes"], (own, other)
+    assert own["typical"] == pytest.approx(other["typical"], rel=1e-4)
+
+
+def test_pictures_that_vary_too_little_are_seen_over_many_pictures(world: World) -> None:
+    pictures, words = world[0][96:], world[1][96:]
+    narrow = pictures.mean(0) + 0.4 * (pictures - pictures.mean(0))
+    own, alike = begun(world, pictures, words), begun(world, narrow, words)
+    assert own["typical"] < 0.6 * alike["typical"], (own, alike)
+
+
+def test_average_of_moments_is_that_of_batches_first_and_moves_slowly_then() -> None:
+    moments = Moments(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+    batches = torch.arange(12.0).reshape(6, 2)
+    for batch in batches:
+        moments.add(batch)
+    torch.testing.assert_close(moments.found, batches.mean(0))
+    moments.steps.fill_(1000)
+    now = torch.zeros(2, requires_grad=True)
+    loss = moments(now)
+    expected = (1 - MEMORY) * batches.mean(0)
+    torch.testing.assert_close(moments.found, expected)
+    assert loss.item() == pytest.approx(float(((expected - torch.tensor([1.0, 2.0])) ** 2 * torch.tensor([1.0, 3.0])).sum()))
+    torch.testing.assert_close(torch.autograd.grad(loss, now)[0], 2 * MEMORY * (expected - torch.tensor([1.0, 2.0])) * torch.tensor([1.0, 3.0]))
 
 
 def test_what_is_usual_is_a_regression_and_needs_enough_captions() -> None:
@@ -77,7 +118,7 @@ def test_what_is_usual_is_a_regression_and_needs_enough_captions() -> None:
     keep = ~x.isnan()
     expected = np.polyfit(x[keep], y[keep], 1)
     assert (slope, level) == pytest.approx(tuple(expected)) and spread == pytest.approx(float((y - slope * x - level)[keep].std(unbiased=False)))
-    assert variance == pytest.approx(float(x[keep].var(unbiased=False)))
+    assert variance == pytest.approx(slope**2 * float(x[keep].var(unbiased=False)))
     assert math.isnan(_usual(x[:10], y[:10])[0]) and math.isnan(_usual(torch.full((60,), 0.5), y)[0])
 
 
