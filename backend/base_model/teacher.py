@@ -2,11 +2,11 @@
 
 Regressors on the discriminator's own maps (EfficientNet-Lite2, by regions) read attributes from a picture. Three things are asked:
 
-- `slopes`: over the last hundred steps readings go with words as they do in renders. That is a property of many pictures, so a single one may differ from
+- `slopes`: over the last fifty steps readings go with words as they do in renders. That is a property of many pictures, so a single one may differ from
   what is usual for its words as much as a render does.
 - `unlike`: no picture is read farther from what is usual for its words than renders hardly ever are.
-- `typical`: over the last hundred steps the maps' statistics have the means and the variances that those of renders have (moment matching, Li et al.
-  2015, arXiv 1502.02761): a guided denoiser's pictures vary too little.
+- `typical`: over the last fifty steps the maps' statistics have the means and the covariance, along their principal components, that those of renders
+  have (moment matching, Li et al. 2015, arXiv 1502.02761): a guided denoiser's pictures vary too little.
 
 Alignment by backpropagation through a sampler's last steps is that of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739) and DRaFT (Clark et al. 2023,
 2309.17400). The model card's adherence is read by another network.
@@ -28,13 +28,14 @@ from backend.reference.captions import ATTRIBUTES
 from backend.rewards.attributes_model import FOLDER, AttributeModel
 
 TEACHER_FILE = FOLDER / "teacher.safetensors"
-CALIBRATED = 512  # renders whose readings say what is usual for a word
+CALIBRATED = 1024  # renders whose readings say what is usual for a word
 FEWEST = 16  # of them that speak of an attribute, or nothing is asked of it
 FREE = 1.0  # standard deviations of renders' readings about what is usual within which `unlike` asks nothing
 CELL = 8  # pixels a side of a latent cell
 BATCH = 8  # renders read at once
 FIRST = 20  # steps whose mean gradient norm is the unit of a term
-MEMORY = 0.01  # share of a step in the moving average of moments
+MEMORY = 0.02  # share of a step in the moving average of moments
+AXES = 32  # principal components of renders' statistics in which pictures are to be typical
 
 
 class Teacher(nn.Module):
@@ -61,8 +62,11 @@ class Teacher(nn.Module):
         self.group = torch.tensor([names.index(group) for group in groups], device=device)
         self.variance = torch.zeros(len(names), device=device).index_add(0, self.group, variance)
         self.words_scale, self.readings_scale, self.statistics_scale = (_scale(x) for x in (words, readings, statistics))
-        share = 1 / torch.bincount(self.group).float()[self.group]
-        self.slopes, self.typical = Moments(self._slopes(words, readings), share), Moments(self._spread(statistics), 1 / statistics.shape[1])
+        _, values, axes = torch.linalg.svd(_standardised(statistics[::2], self.statistics_scale), full_matrices=False)
+        deviation = values[values > 1e-3 * values[0]][:AXES] / math.sqrt(len(statistics[::2]))
+        self.axes = axes[: len(deviation)].T / deviation.sqrt()
+        self.slopes = Moments(self._slopes(words, readings), 1 / torch.bincount(self.group).float()[self.group])
+        self.typical = Moments(self._spread(statistics[1::2]), torch.cat([deviation[None], torch.ones(len(deviation), len(deviation), device=device)]))
 
     def read(self, statistics: torch.Tensor) -> torch.Tensor:
         """Attributes [N, A] that pictures seem to have, from `region_statistics` [N, D] of the discriminator's maps of them."""
@@ -97,14 +101,18 @@ class Teacher(nn.Module):
         return {"unlike": unlike, "slopes": self.slopes(self._slopes(words, readings)), "typical": self.typical(self._spread(statistics))}
 
     def _slopes(self, words: torch.Tensor, readings: torch.Tensor) -> torch.Tensor:
-        """Mean products [1 + A, A] of one and the standardised words with standardised readings; silent captions count as average ones."""
-        told = F.pad(_standardised(words, self.words_scale).nan_to_num(), (1, 0), value=1.0)
-        return told.T @ _standardised(readings, self.readings_scale) / len(told)
+        """Means of standardised readings and of their products with the standardised word that they belong to, [2, A]; a silent caption counts as an average one."""
+        told, read = _standardised(words, self.words_scale).nan_to_num(), _standardised(readings, self.readings_scale)
+        return torch.stack([read.mean(0), (told * read).mean(0)])
 
     def _spread(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Means and mean squares [2, D] of standardised statistics, the squares in units of their own deviation for a normal variable."""
-        z = _standardised(statistics, self.statistics_scale)
-        return torch.stack([z.mean(0), (z**2).mean(0) / math.sqrt(2)])
+        """Means and mean products [1 + K, K] of standardised statistics along K principal axes (of half the renders: along these the others vary less).
+
+        An axis along which renders have the variance v is divided by its fourth root and its mean counts by the square root, so that what is asked near the
+        renders' moments is to first order what a falling Frechet distance asks.
+        """
+        z = _standardised(statistics, self.statistics_scale) @ self.axes
+        return torch.cat([z.mean(0, keepdim=True), z.T @ z / len(z)])
 
 
 class Moments(nn.Module):
