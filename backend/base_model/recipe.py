@@ -51,7 +51,7 @@ class Recipe:
         decoder_steps: optimiser steps of 32 crops each.
         denoiser_steps: optimiser steps of `batch` images each.
         sharpen_steps: optimiser steps of the decoder against a discriminator, 8 pictures each; 0 leaves it as it is.
-        finish_steps: the same of the denoiser's last sampler steps, after them.
+        finish_steps: the same of the denoiser's last sampler steps, after them; 0 leaves them as they are.
         batch: images of a denoiser step.
         learning_rate: of the denoiser.
         channels: of the latents; None keeps those of the pipeline that is trained further, and takes 24 from nothing.
@@ -63,7 +63,7 @@ class Recipe:
     decoder_steps: int = 4_000
     denoiser_steps: int = 31_000
     sharpen_steps: int = 1_000
-    finish_steps: int = 0
+    finish_steps: int = 300
     batch: int = 32
     learning_rate: float = 1e-3
     channels: int | None = None
@@ -73,7 +73,7 @@ class Recipe:
 
 def cuda_recipe() -> Recipe:
     """The same recipe at a size for a data-centre GPU."""
-    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=2_000, batch=256, device="cuda")
+    return Recipe(images=65_536, decoder_steps=20_000, denoiser_steps=30_000, sharpen_steps=2_000, finish_steps=600, batch=256, device="cuda")
 
 
 class Log:

@@ -4,7 +4,7 @@ Regressors on the discriminator's own maps (EfficientNet-Lite2, by regions) read
 
 - `slopes`: over the last fifty steps readings go with words as they do in renders. That is a property of many pictures, so a single one may differ from
   what is usual for its words as much as a render does.
-- `unlike`: no picture is read farther from what is usual for its words than renders hardly ever are.
+- `unlike`: no picture is read far from what is usual for its words.
 - `typical`: over the last fifty steps the maps' statistics have the means and the covariance, along their principal components, that those of renders
   have (moment matching, Li et al. 2015, arXiv 1502.02761): a guided denoiser's pictures vary too little.
 
@@ -30,7 +30,7 @@ from backend.rewards.attributes_model import FOLDER, AttributeModel
 TEACHER_FILE = FOLDER / "teacher.safetensors"
 CALIBRATED = 1024  # renders whose readings say what is usual for a word
 FEWEST = 16  # of them that speak of an attribute, or nothing is asked of it
-FREE = 1.0  # standard deviations of renders' readings about what is usual within which `unlike` asks nothing
+FREE = 0.6  # standard deviations of renders' readings about what is usual within which `unlike` asks nothing
 CELL = 8  # pixels a side of a latent cell
 BATCH = 8  # renders read at once
 FIRST = 20  # steps whose mean gradient norm is the unit of a term

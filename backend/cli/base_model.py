@@ -37,7 +37,7 @@ def train(
     decoder_steps: Annotated[int | None, typer.Option(help="Steps of the decoder; 0 leaves it as it is.", min=0)] = None,
     denoiser_steps: Annotated[int | None, typer.Option(help="Steps of the UNet and text encoder; 0 leaves them as they are (not with --images).", min=0)] = None,
     sharpen_steps: Annotated[int | None, typer.Option(help="Steps of the decoder against a discriminator; 0 leaves it as it is.", min=0)] = None,
-    finish_steps: Annotated[int | None, typer.Option(help="Steps of the denoiser's last sampler steps against a discriminator, 0 by default.", min=0)] = None,
+    finish_steps: Annotated[int | None, typer.Option(help="Steps of the denoiser's last sampler steps against a discriminator; 0 leaves them as they are.", min=0)] = None,
     channels: Annotated[int | None, typer.Option(help="Latent channels: 24 from nothing; more than --start-from has are added to it (not with --images).", min=1, max=64)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the pipeline; assets/models/crater-tiny, or models/NAME with --images.")] = None,
