@@ -101,22 +101,19 @@ def sharpen_model(
         return pairs.images[index], tokenise(tokenizer, [pairs.caption(int(i), rng) for i in index]), own, make_batch(pairs, code, tokenizer, rng, batch)
 
     for step, ((pictures, words, own, pair), rng) in batches(make, (seed, 3), start, end, workers_for(device)):
-        sampler = step % len(SAMPLERS)
+        x, sampler = as_tensor(pictures, device), step % len(SAMPLERS)
         chosen = {name: torch.from_numpy(values[sampler, own]).to(device) for name, values in drawn.items()} | {"scheduler": duel.schedulers[sampler]}
-        x = as_tensor(pictures, device)
         if step == steps:
             began, means = time.time(), {}
             duel.turn_to_denoiser(drawn)
         found = duel.decoder_step(step, x, words, count, chosen, rng) if step < steps else duel.denoiser_step(step - steps, x, words, chosen, pair, rng)
         means = {name: 0.98 * means.get(name, value) + 0.02 * value for name, value in found.items()}
         if (step + 1) % 100 == 0:
-            stage = "sharpen" if step < steps else "finish"
-            log({"stage": stage, "step": step + 1} | {name: round(value, 5) for name, value in means.items()} | {"seconds": round(time.time() - began, 1)})
+            row = {"stage": "sharpen" if step < steps else "finish", "step": step + 1, "seconds": round(time.time() - began, 1)}
+            log(row | {name: round(value, 5) for name, value in means.items()})
         if (step + 1) % save_every == 0 or step + 1 == end:
             save_progress(state_file, step + 1, duel.parts())
-    vae.decoder.load_state_dict(duel.decoder_average.state_dict())
-    denoiser.unet.load_state_dict(duel.unet_average.state_dict())
-    denoiser.requires_grad_(False)
+    duel.settle()
 
 
 class Duel:
@@ -163,6 +160,12 @@ class Duel:
         """What has to be saved."""
         names = ("decoder", "unet", "critic", "decoder_average", "unet_average", "decoder_optimiser", "unet_optimiser", "critic_optimiser", "teacher", "units")
         return {name: getattr(self, name) for name in names}
+
+    def settle(self) -> None:
+        """Decoder and UNet become their averages."""
+        self.decoder.load_state_dict(self.decoder_average.state_dict())
+        self.unet.load_state_dict(self.unet_average.state_dict())
+        self.denoiser.requires_grad_(False)
 
     def decoder_step(self, step: int, x: torch.Tensor, words: torch.Tensor, count: int, own: dict[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """One step of decoder and discriminator.
