@@ -111,7 +111,7 @@ def test_batches_do_not_depend_on_who_makes_them(workers: int) -> None:
 def test_the_whole_recipe_goes_on_and_its_folder_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.base_model.data.SHARD", 8)
     monkeypatch.setattr(recipe, "DRAWN", 2)
-    plan = Recipe(images=8, decoder_steps=1, denoiser_steps=2, sharpen_steps=1, batch=2, channels=4)
+    plan = Recipe(images=8, decoder_steps=1, denoiser_steps=2, sharpen_steps=1, finish_steps=1, batch=2, channels=4)
     first = recipe.weights_sha256(recipe.run_recipe(plan, tmp_path / "work", tmp_path / "model"))
     Log(tmp_path / "work")({"stage": "decoder", "step": 1, "loss": 0.5, "seconds": 9.0})  # two steps are too few for a row
     assert recipe.weights_sha256(recipe.run_recipe(plan, tmp_path / "work", tmp_path / "again")) == first
