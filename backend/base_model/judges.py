@@ -31,8 +31,8 @@ EXTRACTORS = ("efficientnet_lite0", "efficientnet_lite2")  # one for the reward,
 REGIONS = REGIONS_FILE.stem
 TEACHER = TEACHER_FILE.stem
 REGRESSORS = {  # name: its network, the blocks whose regions it reads (None: the network's features of the whole picture), its share of the renders
-    "efficientnet_lite0": (EXTRACTORS[0], None, (0.0, 0.5)),
-    "efficientnet_lite2": (EXTRACTORS[1], None, (0.5, 1.0)),
+    EXTRACTORS[0]: (EXTRACTORS[0], None, (0.0, 0.5)),
+    EXTRACTORS[1]: (EXTRACTORS[1], None, (0.5, 1.0)),
     REGIONS: (EXTRACTORS[0], BLOCKS, (0.0, 1.0)),
     TEACHER: (EXTRACTORS[1], SEEN_BLOCKS, (0.0, 1.0)),
 }

@@ -8,3 +8,9 @@ import pytest
 def images() -> np.ndarray:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, size=(6, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def few_renders_calibrate_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at a thousand takes ten seconds, each time that a training goes on."""
+    monkeypatch.setattr("backend.base_model.sharpen.CALIBRATED", 8)

@@ -47,9 +47,8 @@ Train = Callable[..., tuple[torch.nn.Module, Denoiser]]
 
 
 @pytest.fixture
-def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+def train(renders: np.ndarray, drawn: dict[str, np.ndarray], tmp_path: Path) -> Train:
     """The shipped model after a few steps."""
-    monkeypatch.setattr(sharpen, "CALIBRATED", 8)
 
     def go(
         steps: int, finish_steps: int, images: np.ndarray = renders, *, name: str = "sharpen.pt", drawn: dict[str, np.ndarray] = drawn, **numbers: float
