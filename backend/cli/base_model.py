@@ -39,6 +39,7 @@ def train(
     sharpen_steps: Annotated[int | None, typer.Option(help="Steps of the decoder against a discriminator; 0 leaves it as it is.", min=0)] = None,
     finish_steps: Annotated[int | None, typer.Option(help="Steps of the denoiser's last sampler steps against a discriminator; 0 leaves them as they are.", min=0)] = None,
     channels: Annotated[int | None, typer.Option(help="Latent channels: 24 from nothing; more than --start-from has are added to it (not with --images).", min=1, max=64)] = None,
+    seed: Annotated[int, typer.Option(help="Of renders, weights, batches and noise: another one than before trains a pipeline further on other batches.", min=0)] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the pipeline; assets/models/crater-tiny, or models/NAME with --images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="With --images: replace the pipeline that is in the folder.")] = False,
@@ -50,19 +51,19 @@ def train(
 
     chosen = _device(device)
     given = {"decoder_steps": decoder_steps, "denoiser_steps": denoiser_steps, "sharpen_steps": sharpen_steps, "finish_steps": finish_steps}
-    steps = {k: v for k, v in given.items() if v is not None}
+    numbers = {k: v for k, v in given.items() if v is not None} | {"seed": seed}
     if images is not None:
         if channels is not None:
             raise InputError(f"--channels {channels} is for training on renders: your own pictures keep the model's channels")
         from backend.base_model.finetune import FineTuning
 
-        plan = FineTuning(device=chosen, renders_share=renders_share, **steps | ({} if renders is None else {"renders": renders}))
+        plan = FineTuning(device=chosen, renders_share=renders_share, **numbers | ({} if renders is None else {"renders": renders}))
         _fine_tune(images, captions, plan, out or Path("models") / images.stem, start_from or MODEL, work, overwrite)
         return
     if captions is not None:
         raise InputError(f"--captions {captions} belongs to your own pictures: name their folder with --images")
     recipe = cuda_recipe() if chosen.startswith("cuda") else Recipe()
-    recipe = replace(recipe, device=chosen, channels=channels, **steps | ({} if renders is None else {"images": renders}))
+    recipe = replace(recipe, device=chosen, channels=channels, **numbers | ({} if renders is None else {"images": renders}))
     typer.echo(f"wrote {run_recipe(recipe, work or WORK, out or MODEL, start_from)}")
 
 

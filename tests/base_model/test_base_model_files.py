@@ -115,3 +115,11 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_rendered(devic
     with pytest.raises(SystemExit, match="2"):
         main(["base-model", "train", "--device", device, "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")])
     assert device in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_seed_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = []
+    monkeypatch.setattr("backend.base_model.recipe.run_recipe", lambda plan, *folders: plans.append(plan))
+    for given in ([], ["--seed", "7"]):
+        main(["base-model", "train", "--device", "cpu", "--work", str(tmp_path), *given])
+    assert [plan.seed for plan in plans] == [1, 7]
