@@ -178,10 +178,15 @@ def _guidance_rows(figures: dict) -> list[str]:
 
 
 def trainings(recipe: dict) -> Iterator[dict]:
-    """This training, the one that it started from, and so on back to the one that started from nothing."""
-    while recipe:
-        yield recipe
-        recipe = recipe.get("started_from") or {}
+    """This training, the one that it started from, and so on back to the one that started from nothing; those of an average (`average`) one after the other, each once."""
+    seen: list[dict] = []
+    ahead = [recipe]
+    while ahead:
+        training = ahead.pop(0)
+        if training and training not in seen:
+            seen.append(training)
+            yield training
+            ahead = [training.get("started_from") or {}, *training.get("averaged", []), *ahead]
 
 
 def renders_seen(recipe: dict) -> int:
@@ -196,7 +201,7 @@ def _pictures_seen(recipe: dict) -> int:
 
 def _numbers(recipe: dict) -> str:
     """A training's settings in words."""
-    return ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict))
+    return ", ".join(f"{k} {v}" for k, v in recipe.items() if not isinstance(v, dict | list))
 
 
 def _recipe_rows(recipe: dict, curves: bool) -> list[str]:
@@ -205,18 +210,34 @@ def _recipe_rows(recipe: dict, curves: bool) -> list[str]:
     return [
         "## Recipe",
         "",
-        f"`python -m backend base-model train`: {_numbers(recipe)}.{_origin(recipe)}",
+        *_origins(recipe),
         "",
         *(["Seconds by stage (the longest stretch of each): " + ", ".join(f"{k} {v:.0f}" for k, v in cost.items()) + ".", ""] if cost else []),
         *(["![losses](losses.png)", ""] if curves else []),
         "Encoder: principal components of 8×8 patches in closed form. Decoder: learned on crops (L1 of values and of differences)"
-        + (", then against a discriminator on EfficientNet-Lite2's maps. " if recipe.get("sharpen_steps") else ". ")
+        + (", then against a discriminator on EfficientNet-Lite2's maps. " if any(training.get("sharpen_steps") for training in trainings(recipe)) else ". ")
         + "Denoiser: UNet and a two-layer CLIP text encoder trained together, v-prediction, caption dropout 10 %, made-up words in 15 % of the captions.",
         "",
     ]
 
 
-def _origin(recipe: dict) -> str:
-    """The earlier trainings, in words."""
-    _, *earlier = trainings(recipe)
-    return " It started from an earlier training, and that from the next of these: " + "; ".join(map(_numbers, earlier)) + "." if earlier else ""
+def _origins(recipe: dict) -> list[str]:
+    """This training and the earlier ones, in words."""
+    own, *earlier = trainings(recipe)
+    parts, start = own.get("averaged", []), own.get("started_from")
+    lines = [f"{number}. {_numbers(training)}{_start(training, earlier)}" for number, training in enumerate(earlier, 1)]
+    if parts:
+        kind, what = f"average`: the mean of the weights of {len(parts)} trainings", f"They ({_numbered(parts, earlier)}) and what they started from:"
+    else:
+        kind, what = f"train`: {_numbers(own)}", f"It started from number {_numbered([start], earlier)} of these:" if start else ""
+    return [f"`python -m backend base-model {kind}.", "", *([what, "", *lines, ""] if lines else [])]
+
+
+def _start(training: dict, earlier: Sequence[dict]) -> str:
+    start = training.get("started_from")
+    return f"; from number {_numbered([start], earlier)}" if start else ""
+
+
+def _numbered(trainings: Sequence[dict], among: Sequence[dict]) -> str:
+    """Places of trainings in a list, counted from 1."""
+    return ", ".join(str(among.index(training) + 1) for training in trainings)

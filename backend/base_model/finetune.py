@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from backend.base_model.card import training_rows
 from backend.base_model.data import alike, mixture
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_scheduler, make_batch, step_loss, train_denoiser
@@ -122,7 +123,7 @@ def fine_tune(
     after = losses(tuned, pairs, len(pictures.images), code, tokenizer, plan.device)
     record = asdict(plan) | {"pictures": len(pictures.images), "pictures_sha256": job["pictures"], "loss_before": before, "loss_after": after}
     record["started_from"] = training_record(start_from) | {"weights_sha256": job["start_from"]}
-    replace_folder(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record, log))
+    replace_folder(out, lambda folder: assemble(tuned.to("cpu"), vae.to("cpu"), tokenizer, folder, record, training_rows(log.path)))
     for name in STAGES:
         (work / name).unlink(missing_ok=True)
     return out

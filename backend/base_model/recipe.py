@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,7 +167,7 @@ def run_recipe(recipe: Recipe, work: Path = WORK, out: Path = MODEL, start_from:
     )  # fmt: skip
     sharpen(ema, vae, tokenizer, pairs, (recipe.sharpen_steps, recipe.finish_steps), work, recipe.seed, log, recipe.device)
     record = asdict(recipe) | ({"started_from": training_record(start_from)} if start_from else {})
-    replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record, log), DESCRIBED)
+    replace_folder(out, lambda folder: assemble(ema, vae.to("cpu"), tokenizer, folder, record, training_rows(log.path)), DESCRIBED)
     return out
 
 
@@ -282,8 +282,8 @@ def build_pipeline(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPToke
     )
 
 
-def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict, log: Log) -> Path:
-    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made, what that took and the curves of its losses.
+def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, out: Path, record: dict, rows: Sequence[dict] = ()) -> Path:
+    """Write a diffusers `StableDiffusionPipeline` in half precision, with a record of how it was made and, by the rows of a training's log, what that took and its losses' curves.
 
     Raises:
         InputError: the folder cannot be written.
@@ -293,8 +293,9 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
         with disk_errors():
             pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
             _load_in_full(out / "text_encoder/config.json")
-        rows = training_rows(log.path)
-        (out / "training.json").write_text(json.dumps(record | {"seconds": training_cost(rows)}, indent=1), encoding="utf-8")
+        if rows:
+            record = record | {"seconds": training_cost(rows)}
+        (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         if rows:
             loss_figure(rows, out / "losses.png")
     except OSError as error:

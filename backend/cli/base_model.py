@@ -152,6 +152,17 @@ def measure(
 
 
 @app.command()
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Folders of two or more pipelines that were trained from one another or from the same one.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new pipeline.")],
+) -> None:
+    """Write the pipeline whose weights are the mean of those of several."""
+    from backend.base_model.average import average as average_of
+
+    typer.echo(f"wrote {average_of(models, out)}")
+
+
+@app.command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Folders of pipelines.")],
     images: Annotated[int, typer.Option(help="Pictures that each draws, for the same held-out captions.", min=64, max=1000)] = 320,

@@ -121,5 +121,6 @@ def test_the_seed_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     plans = []
     monkeypatch.setattr("backend.base_model.recipe.run_recipe", lambda plan, *folders: plans.append(plan))
     for given in ([], ["--seed", "7"]):
-        main(["base-model", "train", "--device", "cpu", "--work", str(tmp_path), *given])
+        with pytest.raises(SystemExit, match="0"):
+            main(["base-model", "train", "--device", "cpu", "--work", str(tmp_path), *given])
     assert [plan.seed for plan in plans] == [1, 7]

@@ -14,7 +14,7 @@ from backend.base_model import decoder, progress, recipe
 from backend.base_model.decoder import train_decoder
 from backend.base_model.denoiser import Denoiser, Pairs, build_unet, train_denoiser
 from backend.base_model.linear_code import build_autoencoder, fit_linear_code
-from backend.base_model.recipe import Log, Recipe, assemble, initialisation, linear_code, open_parts
+from backend.base_model.recipe import Recipe, assemble, initialisation, linear_code, open_parts
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.errors import InputError
 from backend.reference.captions import VOCABULARY
@@ -103,7 +103,7 @@ def test_a_start_that_cannot_be_trained_further_leaves_the_work_folder_free(imag
     monkeypatch.setattr(recipe, "render", lambda *args: pytest.fail("rendered"))
     code, tokenizer = fit_linear_code(images, channels=4), build_tokenizer(VOCABULARY)
     with initialisation(0):
-        start = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "start", {}, Log(tmp_path))
+        start = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "start", {})
     for channels, folder, message in ((None, tmp_path / "mistyped", "base-model train"), (3, start, "has 4 already"), (65, start, "give one of 4 to 64")):
         with pytest.raises(InputError, match=message):
             recipe.run_recipe(Recipe(channels=channels), tmp_path / "work", tmp_path / "out", folder)

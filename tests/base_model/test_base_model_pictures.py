@@ -23,7 +23,7 @@ from backend.base_model.denoiser import Denoiser, build_unet, train_denoiser
 from backend.base_model.finetune import FineTuning, fine_tune
 from backend.base_model.linear_code import build_autoencoder, fit_linear_code
 from backend.base_model.pictures import MINIMUM, cut_notes, load_pictures
-from backend.base_model.recipe import Log, assemble, initialisation
+from backend.base_model.recipe import assemble, initialisation
 from backend.base_model.text import build_text_encoder, build_tokenizer
 from backend.cli.app import main
 from backend.errors import InputError
@@ -52,7 +52,7 @@ def base(crops, tmp_path_factory) -> Path:
     code = fit_linear_code(crops[0], channels=4)
     with initialisation(0):
         folder = tmp_path_factory.mktemp("base")
-        return assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, folder / "model", {"seed": 0}, Log(folder))
+        return assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, folder / "model", {"seed": 0})
 
 
 @pytest.fixture

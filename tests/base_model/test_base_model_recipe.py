@@ -134,7 +134,7 @@ def test_assembled_pipeline_loads_in_plain_diffusers(images: np.ndarray, tmp_pat
     code = fit_linear_code(images, channels=4)
     tokenizer = build_tokenizer(VOCABULARY)
     with initialisation(0):
-        folder = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "model", {"seed": 0}, Log(tmp_path))
+        folder = assemble(Denoiser(build_unet(4), build_text_encoder(tokenizer)), build_autoencoder(code), tokenizer, tmp_path / "model", {"seed": 0})
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     image = pipeline("aerial view of mars craters", num_inference_steps=2, output_type="np").images
     assert image.shape == (1, 16 * PATCH, 16 * PATCH, 3)
