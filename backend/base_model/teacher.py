@@ -35,7 +35,6 @@ CELL = 8  # pixels a side of a latent cell
 BATCH = 8  # renders read at once
 FIRST = 20  # steps whose mean gradient norm is the unit of a term
 MEMORY = 0.02  # share of a step in the moving average of moments
-LEAST = 0.05  # share of renders' adherence that an attribute counts as lacking at least
 AXES = 32  # principal components of renders' statistics in which pictures are to be typical
 
 
@@ -62,8 +61,6 @@ class Teacher(nn.Module):
         names = list(dict.fromkeys(groups))
         self.group = torch.tensor([names.index(group) for group in groups], device=device)
         self.variance = torch.zeros(len(names), device=device).index_add(0, self.group, variance)
-        self.told = torch.stack([(~words.isnan()).float().mean(0), _scale(words)[1] ** 2])
-        self.errors = Moments(self._errors(words, readings), 1.0)
         self.words_scale, self.readings_scale, self.statistics_scale = (_scale(x) for x in (words, readings, statistics))
         _, values, axes = torch.linalg.svd(_standardised(statistics[::2], self.statistics_scale), full_matrices=False)
         deviation = values[values > 1e-3 * values[0]][:AXES] / math.sqrt(len(statistics[::2]))
@@ -79,10 +76,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def start_from(self, maps: list[torch.Tensor], words: torch.Tensor) -> None:
         """Begin the moving averages with those of pictures; arguments as of `forward`."""
-        statistics, words = region_statistics(maps), words.to(maps[0].device)
-        readings = self.read(statistics)
-        self.errors.add(self._errors(words, readings))
-        self.slopes.add(self._slopes(words, readings))
+        statistics = region_statistics(maps)
+        self.slopes.add(self._slopes(words.to(statistics.device), self.read(statistics)))
         self.typical.add(self._spread(statistics))
 
     def forward(self, maps: list[torch.Tensor], words: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -94,30 +89,16 @@ class Teacher(nn.Module):
 
         Returns:
             `unlike`: squared distance of readings from what is usual for the words beyond `FREE` spreads, in units of the variance that each attribute's
-            words explain, summed over attributes (one of several words, `kind: …`, counts as one) by `lack`, mean over pictures. `slopes` and
-            `typical`: as `Moments`, the former by `lack` too.
+            words explain, summed over attributes (one of several words, `kind: …`, counts as one), mean over pictures. `slopes` and `typical`: as
+            `Moments`.
         """
         statistics, words = region_statistics(maps), words.to(maps[0].device)
         readings = self.read(statistics)
         wanted = self.slope * words + self.level
         beyond = F.relu((readings - wanted.nan_to_num()).abs() - FREE * self.spread) ** 2
         sums = torch.zeros(len(beyond), len(self.variance), device=beyond.device).index_add(1, self.group, beyond.where(~wanted.isnan(), 0.0))
-        self.errors.add(self._errors(words, readings.detach()))
-        lack = self.lack()
-        unlike = (sums / self.variance.clamp_min(1e-6) * lack).sum(1).mean()
-        return {"unlike": unlike, "slopes": self.slopes(self._slopes(words, readings), lack[self.group]), "typical": self.typical(self._spread(statistics))}
-
-    def lack(self) -> torch.Tensor:
-        """Weight of each attribute [G], 1 on average: how far its adherence (share of the words' variance that readings meet) is behind that of renders."""
-        lacking = (1 - (1 - self.errors.found) / (1 - self.errors.wanted).clamp_min(1e-3)).clamp(LEAST, 1.0)
-        return lacking / lacking.mean()
-
-    def _errors(self, words: torch.Tensor, readings: torch.Tensor) -> torch.Tensor:
-        """Squared distance [G] of readings from their words, mean over pictures that speak, in units of the words' variance."""
-        spoken, variance = self.told
-        squares = ((readings - words) ** 2).nan_to_num().mean(0) / spoken.clamp_min(1e-6)
-        groups = torch.zeros(2, len(self.variance), device=squares.device).index_add(1, self.group, torch.stack([squares, variance]))
-        return groups[0] / groups[1]
+        unlike = (sums / self.variance.clamp_min(1e-6)).sum(1).mean()
+        return {"unlike": unlike, "slopes": self.slopes(self._slopes(words, readings)), "typical": self.typical(self._spread(statistics))}
 
     def _slopes(self, words: torch.Tensor, readings: torch.Tensor) -> torch.Tensor:
         """Means of standardised readings and of their products with the standardised word that they belong to, [2, A]; a silent caption counts as an average one."""
@@ -156,9 +137,9 @@ class Moments(nn.Module):
         self.steps += 1
         return found
 
-    def forward(self, moments: torch.Tensor, by: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Weighted squared distance of the average from the renders', these moments included; `by` is a further weight."""
-        return ((self.add(moments) - self.wanted) ** 2 * self.share * by).sum()
+    def forward(self, moments: torch.Tensor) -> torch.Tensor:
+        """Weighted squared distance of the average from the renders', these moments included."""
+        return ((self.add(moments) - self.wanted) ** 2 * self.share).sum()
 
 
 def _scale(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
