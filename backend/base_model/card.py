@@ -230,7 +230,7 @@ def _origins(recipe: dict) -> list[str]:
         kind, what = f"average`: the mean of the weights of {len(parts)} trainings", f"They ({_numbered(parts, earlier)}) and what they started from:"
     else:
         kind, what = f"train`: {_numbers(own)}", f"It started from number {_numbered([start], earlier)} of these:" if start else ""
-    return [f"`python -m backend base-model {kind}.", "", *([what, "", *lines, ""] if lines else [])]
+    return [f"`python -m backend base-model {kind}.", "", *([what, "", *lines] if lines else [])]
 
 
 def _start(training: dict, earlier: Sequence[dict]) -> str:

@@ -29,11 +29,12 @@ def test_the_shipped_model_is_small_and_is_the_one_that_was_measured() -> None:
 
 
 def test_its_measured_figures_keep_what_is_said_of_them() -> None:
-    """What is reached of the targets. Adherence to the renderer's own look is not for rims and, by a hair, terrain, and the card says so."""
+    """What is reached of the targets: all but adherence to the renderer's own look of rims, and the card says so."""
     measured = results("base_model.json")
     assert min(row["relative"] for row in measured["own_adherence"].values()) >= 0.75
     assert min(row["relative"] for row in measured["combinations"]["own_adherence"].values()) >= 0.6
-    assert min(row["relative"] for name, row in measured["adherence"].items() if name != "rims") >= 0.73
+    assert min(row["relative"] for name, row in measured["adherence"].items() if name != "rims") >= 0.75
+    assert min(row["relative"] for row in measured["combinations"]["adherence"].values()) >= 0.6
     assert measured["frechet_lite0"]["generated"][0] <= 3 * measured["frechet_lite0"]["floor"][0]
     vendi, near = measured["diversity_vendi_lite2"], measured["memorisation"]
     assert vendi["generated"] < vendi["these through the autoencoder"] < vendi["renders of the captions"]
