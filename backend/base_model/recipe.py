@@ -295,9 +295,8 @@ def assemble(denoiser: Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer,
             _load_in_full(out / "text_encoder/config.json")
         if rows:
             record = record | {"seconds": training_cost(rows)}
-        (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        if rows:
             loss_figure(rows, out / "losses.png")
+        (out / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the model cannot be written to {out} ({error.strerror or error}): free some space and run the same command again") from error
     return out
