@@ -168,11 +168,19 @@ def preview(values: Mapping[str, Any], context: PageContext) -> tuple[str, str]:
 
 
 def estimate_note(config: TrainConfig) -> str:
-    """Expected time and memory of these settings from the measured cost model."""
+    """Expected time and memory of these settings from the measured cost model, and a word where they train by sampled credit."""
     from backend.training.cost import estimate
+    from backend.training.summary import why_sampled
 
-    expected = estimate(config)
-    return f'<div class="caption" id="estimate">{text(expected.text)}</div>'
+    why = why_sampled(config)
+    warning = f" Trained by sampled credit, for {why}: that learns slower and less surely than with {_differentiable()}, which have a derivative." if why else ""
+    return f'<div class="caption" id="estimate">{text(estimate(config).text + "." * bool(why) + warning)}</div>'
+
+
+def _differentiable() -> str:
+    """The metrics that have a derivative, in words."""
+    *names, last = (entry.name for entry in METRICS if entry.differentiable)
+    return f"{', '.join(names)} and {last}"
 
 
 def sentence_of(kind: str, name: str) -> str:

@@ -27,7 +27,8 @@ def build() -> None:
     gr.Markdown(asset("html/intro.md"), elem_classes="prose")
     gr.HTML(asset("html/loop.svg"), elem_classes="plain-html")
     gr.HTML(table(["Policy", "What it does"], [[e.name, e.sentence] for e in POLICIES]), elem_classes="plain-html")
-    gr.HTML(table(["Reward metric", "What it rewards"], [[e.name, e.sentence] for e in METRICS]), elem_classes="plain-html")
+    rewards = [[e.name, e.sentence, "its own derivative" if e.differentiable else "sampled credit, less sure"] for e in METRICS]
+    gr.HTML(table(["Reward metric", "What it rewards", "Learns by"], rewards), elem_classes="plain-html")
     with gr.Accordion("Feature extractors", open=False):
         gr.HTML(table(["Extractor", "What it is", "Download"], [[e.name, e.sentence, e.download or "none"] for e in EXTRACTORS]), elem_classes="plain-html")
     with gr.Accordion("How to read the charts", open=False):

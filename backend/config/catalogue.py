@@ -69,17 +69,19 @@ class Registry:
             raise InputError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self._entries)}", field=self.kind)
         return self._entries[name]
 
-    def register(self, name: str, sentence: str) -> Callable[[Any], Any]:
-        """Decorator for plug-ins: `@METRICS.register("MINE", "What it rewards.")`.
+    def register(self, name: str, sentence: str, differentiable: bool = False) -> Callable[[Any], Any]:
+        """Decorator for plug-ins: `@METRICS.register("MINE", "What it rewards.")`; `differentiable` as in `Entry`.
 
         Raises:
-            InputError: the name is taken.
+            InputError: the name is taken, or a metric has a derivative by something else than the extractor's features.
         """
 
         def add(target: Any) -> Any:
             if name in self._entries:
                 raise InputError(f"{self.kind} {name!r} is registered already: give the plug-in's another name")
-            self._entries[name] = Entry(name, target, sentence)
+            if differentiable and self.kind == "metric" and "embed" in vars(target):
+                raise InputError(f"metric {name!r} has an embed of its own, and the derivative is taken by the extractor's features: leave out embed or differentiable")
+            self._entries[name] = Entry(name, target, sentence, differentiable=differentiable)
             return target
 
         return add

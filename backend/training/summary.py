@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.config import TrainConfig
+from backend.config import METRICS, POLICIES, TrainConfig
+from backend.config.ensemble import parse_ensemble
 from backend.config.schema import SMALLEST_SET
 
 EVERY = 10  # episodes between two lines
@@ -16,7 +17,9 @@ def opening_lines(config: TrainConfig, trainable: int, clip_nats: float | None =
     lines = [
         f"Training {trainable:,} parameters in {config.mode} mode ({config.algorithm})",
         f"{config.algorithm} settings: clip_range={clip}, lr_actor={config.learning_rate:g}, lr_critic={config.learning_rate_critic:g}",
-        f"Gradient: {share:.0%} pathwise, {1 - share:.0%} sampled credit, which alone is clipped" if (share := config.pathwise_share) else "Gradient: sampled credit",
+        f"Gradient: {share:.0%} pathwise, {1 - share:.0%} sampled credit, which alone is clipped"
+        if (share := config.pathwise_share)
+        else f"Gradient: sampled credit, for {why_sampled(config)}",
         f"Using {config.ensemble or config.metric} reward metric ({config.group_size} images a group: {config.prompts_per_group} prompts x {config.images_per_prompt})",
     ]
     if config.group_size < SMALLEST_SET:
@@ -24,6 +27,21 @@ def opening_lines(config: TrainConfig, trainable: int, clip_nats: float | None =
             f"{config.group_size} images a group are too few to differ: diversity needs company, so each is compared with the recent images of the queue; raise prompts_per_group"
         )
     return lines
+
+
+def why_sampled(config: TrainConfig) -> str:
+    """Why no share of an update follows the reward's own derivative; empty where some does."""
+    metrics = [part.metric for part in parse_ensemble(config.ensemble, config.extractor)] or [config.metric]
+    flat = [entry.name for entry in (POLICIES.get(config.mode), *map(METRICS.get, metrics)) if not entry.differentiable]
+    if config.pathwise_share:
+        return ""
+    if not config.pathwise:
+        return "the pathwise share is 0"
+    if flat:
+        return f"{' and '.join(dict.fromkeys(flat))} {'has' if len(set(flat)) == 1 else 'have'} no derivative here"
+    if config.group_size < SMALLEST_SET:
+        return f"a group of {config.group_size} is too small to be a set"
+    return f"credit {config.advantage!r} and reward mode {config.reward_mode!r} have no derivative: both must be 'difference'"
 
 
 def episode_line(row: dict[str, Any], total: int) -> str:

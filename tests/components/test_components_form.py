@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_preview_of_a_refused_form_says_what_to_mend(context: PageContext) -> No
     command, sentence = form.preview({**context.default_values(), "guidance_scale": 99.0}, context)
     assert command.startswith("# guidance_scale = 99.0")
     assert "Sampling › Guidance" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"metric": "COVERAGE"}, "COVERAGE has no derivative"),
+        ({"ensemble": "MMD=1, MI=0.5, FID=1"}, "MI and FID have no derivative"),
+        ({"pathwise": 0.0}, "the pathwise share is 0"),
+        ({"advantage": "gae"}, "credit 'gae'"),
+        ({"prompts_per_group": 2, "images_per_prompt": 1}, "a group of 2"),
+    ],
+)
+def test_preview_says_where_a_run_would_learn_by_sampled_credit(context: PageContext, changes: dict, why: str) -> None:
+    _, sentence = form.preview({**context.default_values(), **changes}, context)
+    assert ("sampled credit, for " in sentence and "MMD, MMD_VENDI, VENDI and DPP" in sentence) == bool(why) and html.escape(why) in sentence
 
 
 def test_presets_are_complete_and_valid(context: PageContext) -> None:

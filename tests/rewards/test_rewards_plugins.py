@@ -54,6 +54,43 @@ def test_metric_and_extractor_of_the_examples_score_and_credit(plugged, renders,
     assert result.features.shape == (16, 192)
 
 
+FLAT = """
+from backend.config.catalogue import METRICS
+from backend.rewards.base import SetMetric
+
+@METRICS.register("FLAT", "Mean of all features.", differentiable=True)
+class Flat(SetMetric):
+    name = "FLAT"
+
+    def set_value(self, x):
+        return x.mean()
+
+    def set_credit(self, x):
+        from backend.rewards.base import Credit
+
+        total = x.mean() - (x.sum(0) - x).mean(1) / (len(x) - 1)
+        return Credit(total, 0 * total)
+"""
+
+
+def test_a_metric_that_says_so_is_differentiated(plugged, renders, monkeypatch, tmp_path):
+    from backend.features.load import load_extractor
+
+    monkeypatch.setattr("backend.rewards.spaces.load_extractor", load_extractor)
+    (tmp_path / "flat.py").write_text(FLAT)
+    plugged([tmp_path / "flat.py", EXAMPLES / "thumbnail_extractor.py", EXAMPLES / "hue_metric.py"])
+    config = TrainConfig(metric="FLAT", extractor="thumbnail", use_bonuses=False)
+    assert config.pathwise_share == 1 and TrainConfig(ensemble="FLAT=1, HUE=1").pathwise_share == 0
+    function = RewardFunction(config, renders.reference[:20], [])
+    gradient = function.image_gradient(renders.diverse[0], renders.diverse_captions[0], torch.arange(16))
+    changed = renders.diverse[0] + 1e-3 * gradient.sign()
+    before, after = (function(images, renders.diverse_captions[0], torch.arange(16)).score for images in (renders.diverse[0], changed))
+    assert after > before
+    (tmp_path / "own.py").write_text(FLAT.replace("FLAT", "OWN") + "\n    def embed(self, batch):\n        return batch.images\n")
+    with pytest.raises(InputError, match="embed of its own"):
+        plugged([tmp_path / "own.py"])
+
+
 def test_policy_of_the_examples_moves_guidance_only(plugged, tiny_pipeline):
     from backend.diffusion.backbone import load_backbone
     from backend.policies.base import build_policy
