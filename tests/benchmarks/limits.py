@@ -25,18 +25,23 @@ class Limit:
         """Whether a figure is within it."""
         return value >= self.bound if self.least else value <= self.bound
 
-    def row(self, value: float) -> str:
-        """A line of the table."""
-        return f"| {self.words} | {value:.2f} | {'≥' if self.least else '≤'} {self.bound:g} | {'yes' if self.keeps(value) else 'no'} |"
+    def row(self, value: float, machine: str = "") -> str:
+        """A line of the table; `machine` is the mark of the one that the figure was measured on, where there are several."""
+        return f"| {self.words} | {value:.2f} | {'≥' if self.least else '≤'} {self.bound:g} | {'yes' if self.keeps(value) else 'no'} |{f' {machine} |' if machine else ''}"
 
 
 def table(title: str, command: str, limits: Mapping[str, Limit], results: Mapping[str, Mapping[str, Any]]) -> tuple[str, bool]:
     """Markdown table of the arms that are there, and whether every limit is kept."""
-    machines = dict.fromkeys(machine_line(result["machine"]) for result in results.values())  # arms may have been measured on different ones
-    found = {key: result[key] for key in limits for result in results.values() if key in result}
-    plural = "s" if len(machines) > 1 else ""
-    lines = [f"# {title}", "", f"Machine{plural}: {'; '.join(machines)}.", f"Command: `{command}`.", "", "| What | Measured | Limit | Kept |", "| --- | ---: | ---: | --- |"]
-    return "\n".join([*lines, *(limits[key].row(value) for key, value in found.items())]) + "\n", all(limits[key].keeps(value) for key, value in found.items())
+    machines = list(dict.fromkeys(machine_line(result["machine"]) for result in results.values()))  # arms may have been measured on different ones
+    several = len(machines) > 1
+    marks = {line: chr(ord("A") + i) if several else "" for i, line in enumerate(machines)}
+    found = {key: (result[key], marks[machine_line(result["machine"])]) for key in limits for result in results.values() if key in result}
+    named = [f"Machine {marks[line]}: {line}." if several else f"Machine: {line}." for line in machines]
+    head = ["| What | Measured | Limit | Kept |", "| --- | ---: | ---: | --- |"]
+    if several:
+        head = [head[0] + " Machine |", head[1] + " --- |"]
+    lines = [f"# {title}", "", *named, f"Command: `{command}`.", "", *head, *(limits[key].row(*figure) for key, figure in found.items())]
+    return "\n".join(lines) + "\n", all(limits[key].keeps(value) for key, (value, _) in found.items())
 
 
 def measure_arms(parser: ArgumentParser, module: str, title: str, limits: Mapping[str, Limit], arms: Mapping[str, Callable[[Namespace, dict[str, str]], dict[str, Any]]]) -> int:

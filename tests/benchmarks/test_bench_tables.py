@@ -97,6 +97,13 @@ def test_a_missed_limit_is_said() -> None:
     assert limits.table("T", "c", {"seconds": limits.Limit(2.0, "rate", least=True)}, found)[1]
 
 
+def test_a_figure_is_said_to_be_of_its_machine_where_there_are_several() -> None:
+    machine = {"processor": "p", "cores": 2, "memory_gib": 1, "python": "3", "torch": "2"}
+    found = {"one": {"machine": machine, "first": 1.0}, "other": {"machine": {**machine, "processor": "q"}, "second": 1.5}}
+    text, _ = limits.table("T", "c", {key: limits.Limit(2.0, key) for key in ("first", "second")}, found)
+    assert "Machine A: p" in text and "Machine B: q" in text and "| first | 1.00 | ≤ 2 | yes | A |" in text and "| second | 1.50 | ≤ 2 | yes | B |" in text
+
+
 def test_the_mixture_is_judged_from_its_folder(monkeypatch, tmp_path):
     """`mix_checkpoints` names the file that it wrote; a policy is read from its folder."""
     judged = []
