@@ -120,7 +120,8 @@ class TrainTab:
         gr.on([w.input for w in everything], self.edited, None, shown, inputs_kwargs=fields, queue=False, trigger_mode="always_last", **PRIVATE)
         for name in ("mode", "metric"):
             fields[name].change(lambda value, kind=name: form.sentence_of(kind, value), fields[name], extra[f"{name}_note"], queue=False, **PRIVATE)
-        extra["preset"].change(presets.preset_sentence, extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
+        extra["preset"].change(lambda name: presets.preset_sentence(name, applied=False), extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
+        extra["apply_preset"].click(presets.preset_sentence, extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
         extra["apply_preset"].click(self.apply_preset, extra["preset"], [*everything, *shown], queue=False, **PRIVATE)
         start_outputs = [self.monitor.view, self.monitor.visitor, self.monitor.parts["choice"], extra["problem"]]
         # One after the other: an event that ends later would wipe the validator's marks off the fields.

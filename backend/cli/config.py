@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.settings import REGISTRIES, RunsDir, flag, with_settings
+from backend.cli.settings import REGISTRIES, PresetName, RunsDir, flag, with_settings
 from backend.config import GROUPS, TrainConfig, command_line, field_meta, field_names, make_config, read_config_file
 from backend.runs import RunStore
 
@@ -37,11 +37,11 @@ def describe() -> str:
 
 @app.command()
 @with_settings
-def show(config: Annotated[Path | None, typer.Option(help="JSON or YAML file of settings.")] = None, settings: dict[str, Any] | None = None) -> None:
-    """The settings that a file, the environment and flags add up to, as JSON, with the equivalent command."""
+def show(config: Annotated[Path | None, typer.Option(help="JSON or YAML file of settings.")] = None, preset: PresetName = None, settings: dict[str, Any] | None = None) -> None:
+    """The settings that a preset, a file, the environment and flags add up to, as JSON, with the equivalent command."""
     from backend.cli.train import settle_settings
 
-    resolved = settle_settings(settings or {}, config, None)
+    resolved = settle_settings(settings or {}, config, preset)
     print(json.dumps(resolved.model_dump(), indent=1))
     print(command_line(resolved))
 

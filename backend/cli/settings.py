@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.config import EXTRACTORS, METRICS, POLICIES, field_meta, field_names
+from backend.config import EXTRACTORS, METRICS, POLICIES, field_meta, field_names, preset_names
 
 RunId = Annotated[str, typer.Argument(help="Id of the run; `latest` takes the newest.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Folder of runs (default: RUNS_DIR, else runs).")]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Plug-in files that the run was started with; may be repeated.")]
+PresetName = Annotated[str | None, typer.Option(help=f"Name of a preset in assets/presets: {', '.join(preset_names())}.")]
 REGISTRIES = {"mode": POLICIES, "metric": METRICS, "extractor": EXTRACTORS}
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.settings import RunsDir, with_settings
-from backend.config import TrainConfig, load_plugins, load_preset, make_config, read_config_file
+from backend.cli.settings import PresetName, RunsDir, with_settings
+from backend.config import TrainConfig, load_plugins, load_preset, make_config, read_config_file, unfit_model
 from backend.config.load import environment_values
 from backend.errors import InputError
 from backend.runs import Run, RunStore
@@ -24,7 +24,7 @@ app = typer.Typer()
 @with_settings
 def train(
     config: Annotated[Path | None, typer.Option(help="JSON or YAML file of settings, such as another run's config.json.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Name of a preset in assets/presets.")] = None,
+    preset: PresetName = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers metrics, policies or extractors of your own; may be repeated.")] = None,
     runs_dir: RunsDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
@@ -95,11 +95,14 @@ def settle_settings(flags: dict[str, Any], file: Path | None, preset: str | None
     """Defaults < preset < file < environment < flags.
 
     Raises:
-        InputError: one of them refuses.
+        InputError: one of them refuses, or a preset for a large model would train the embedded one.
     """
-    values: dict[str, Any] = dict(load_preset(preset)["values"]) if preset else {}
-    values |= read_config_file(file) if file else {}
-    return make_config({**values, **environment_values(), **flags})
+    chosen = load_preset(preset) if preset else {"values": {}}
+    values = {**chosen["values"], **(read_config_file(file) if file else {})}
+    resolved = make_config({**values, **environment_values(), **flags})
+    if why := unfit_model(chosen, resolved):
+        raise InputError(why, field="base_model")
+    return resolved
 
 
 def host(run: Run, config: TrainConfig, quiet: bool, executor: str) -> int:

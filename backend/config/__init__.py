@@ -1,7 +1,7 @@
 """Settings: the schema, the tables of pluggable things, and how both are read."""
 
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES, load_plugins
-from backend.config.load import command_line, config_refusals, field_meta, field_names, load_preset, make_config, read_config_file, resolve, upgrade
+from backend.config.load import command_line, config_refusals, field_meta, field_names, load_preset, make_config, preset_names, read_config_file, resolve, unfit_model, upgrade
 from backend.config.schema import GROUPS, SCHEMA_VERSION, TrainConfig
 
 __all__ = [
@@ -18,7 +18,9 @@ __all__ = [
     "load_plugins",
     "load_preset",
     "make_config",
+    "preset_names",
     "read_config_file",
     "resolve",
+    "unfit_model",
     "upgrade",
 ]

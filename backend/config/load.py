@@ -16,6 +16,7 @@ from backend.config.schema import SCHEMA_VERSION, TrainConfig
 from backend.errors import InputError
 
 ENV_PREFIX = "CRATER_"
+PRESETS = "assets/presets"
 RENAMED = {"clip_range": "clip_range_nats", "num_episodes": "episodes", "training_mode": "mode", "reward_metric": "metric"}
 
 BEFORE_4 = {"metric": "MMD", "vendi_weight": 0.1, "learning_rate": 1e-3, "lr_scheduler": "constant", "adam_eps": 1e-8, "company": 0}
@@ -170,13 +171,25 @@ def command_line(config: TrainConfig) -> str:
     return " ".join(parts)
 
 
-def load_preset(name: str, folder: str | Path = "assets/presets") -> dict[str, Any]:
-    """One preset: `{name, title, description, minutes, memory_gib, values}`.
+def preset_names(folder: str | Path = PRESETS) -> list[str]:
+    """Names of the presets in a folder."""
+    return sorted(path.stem for path in Path(folder).glob("*.json"))
+
+
+def load_preset(name: str, folder: str | Path = PRESETS) -> dict[str, Any]:
+    """One preset: `{name, title, description, values}`; one that is meant for a large model has `large_model`, `minutes` and `memory_gib` too.
 
     Raises:
         InputError: no such preset.
     """
     path = Path(folder) / f"{Path(name).name}.json"
     if not path.is_file():
-        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(sorted(p.stem for p in Path(folder).glob('*.json')))}")
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names(folder))}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def unfit_model(preset: Mapping[str, Any], config: TrainConfig) -> str:
+    """Why settings that were made from a preset for a large model should not train the embedded one; empty where the two fit."""
+    if not preset.get("large_model") or config.base_model != field_meta("base_model")["default"]:
+        return ""
+    return f"preset {preset['name']} is meant for a model of Stable Diffusion's size: name one with --base-model or CRATER_BASE_MODEL"

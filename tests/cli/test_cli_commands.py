@@ -12,7 +12,7 @@ import pytest
 from backend.cli.app import main
 from backend.cli.config import describe, differences
 from backend.cli.settings import flag
-from backend.config import TrainConfig, field_meta, field_names
+from backend.config import TrainConfig, field_meta, field_names, load_preset, preset_names
 from backend.runs import RunStore
 from backend.runs.status import StatusWriter, fresh_status
 from backend.training.slurm import SlurmOptions, job_script
@@ -44,6 +44,8 @@ def test_every_setting_is_a_flag_of_train_and_named_in_config(capsys):
     code, out, _ = call(capsys, "config")
     assert code == 0 and all(f"{flag(n)} (default {field_meta(n)['default']!r})" in out and field_meta(n)["help"] in out for n in field_names())
     assert out.strip() == describe()
+    _, said, _ = call(capsys, "train", "--help")
+    assert preset_names() and all(name in said for name in preset_names())
 
 
 BAD = [
@@ -59,6 +61,8 @@ BAD = [
     (["--reference", "nowhere"], "nowhere"),
     (["--config", "nowhere.json"], "cannot be read"),
     (["--preset", "../../etc/passwd"], "unknown preset"),
+    (["--preset", "one_gpu_sd15"], "preset one_gpu_sd15 is meant for a model of Stable Diffusion's size: name one with --base-model or CRATER_BASE_MODEL"),
+    (["--slurm", "--dry-run", "--preset", "many_gpus"], "preset many_gpus is meant for a model"),
     (["--plugin", "nowhere.py"], "does not exist"),
     (["--window-size", "99"], "beyond step"),
     (["--ensemble", "MMD=abc"], "ensemble part 'MMD=abc'"),
@@ -95,11 +99,12 @@ def test_settings_come_from_defaults_preset_file_environment_and_flags_in_that_o
     (tmp_path / "c.yaml").write_text("episodes: 11\nseed: 5\nlearning_rate: 0.001\n")
     monkeypatch.setenv("CRATER_SEED", "6")
     monkeypatch.setenv("CRATER_EPISODES", "12")
-    code, out, _ = call(capsys, "config", "show", "--config", str(tmp_path / "c.yaml"), "--episodes", "13", "--no-use-bonuses")
+    code, out, _ = call(capsys, "config", "show", "--preset", "quick_look", "--config", str(tmp_path / "c.yaml"), "--episodes", "13", "--no-use-bonuses")
     document, command = out.rsplit("}\n", 1)
     values = json.loads(document + "}")
     assert code == 0 and (values["episodes"], values["seed"], values["learning_rate"], values["use_bonuses"]) == (13, 6, 0.001, False)
     assert "--episodes 13" in command and "--no-use-bonuses" in command
+    assert values["probe_every"] == load_preset("quick_look")["values"]["probe_every"] != TrainConfig().probe_every
 
 
 def test_the_equivalent_command_gives_the_same_settings_back(capsys):

@@ -12,6 +12,7 @@ import pytest
 
 from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config
 from backend.errors import InputError
+from backend.training.cost import estimate
 from backend.training.limits import Limits
 from backend.training.manager import Ticket
 from components import form, presets
@@ -124,9 +125,35 @@ def test_presets_are_complete_and_valid(context: PageContext) -> None:
     assert names[:5] == list(presets.ORDER)
     for name in names:
         preset = load_preset(name, presets.FOLDER)
-        assert set(preset) == {"name", "title", "description", "minutes", "memory_gib", "values"}
-        assert preset["minutes"] > 0 and preset["memory_gib"] > 0
+        large = preset["values"].get("device") == "cuda"
+        assert set(preset) == {"name", "title", "description", "values"} | ({"large_model", "minutes", "memory_gib"} if large else set())
+        assert not large or (preset["large_model"] is True and preset["minutes"] > 0 and preset["memory_gib"] > 0)
         make_config(presets.preset_values(name, context))
+
+
+@pytest.mark.parametrize("name", ["quick_look", "laptop", "overnight_cpu"])
+def test_a_preset_names_the_time_and_memory_of_the_estimate_below_it(context: PageContext, name: str) -> None:
+    said = presets.preset_sentence(name).partition("<b>About ")[2]
+    expected = estimate(make_config(presets.preset_values(name, context)))
+    minutes = expected.seconds_total / 60
+    assert said.startswith(f"{minutes:.0f} min, " if minutes < 90 else f"{minutes / 60:.0f} h, ") and f", {expected.memory_gib:.1f} GiB." in said
+
+
+def test_a_preset_for_a_large_model_says_that_the_embedded_one_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one_gpu_sd15", "many_gpus"):
+        assert f"preset {name} is meant for a model of Stable Diffusion&#x27;s size: name one with" in presets.preset_sentence(name)
+    assert "is meant for" not in presets.preset_sentence("laptop")
+    monkeypatch.setenv("CRATER_BASE_MODEL", "owner/large")
+    assert "is meant for" not in presets.preset_sentence("one_gpu_sd15")
+
+
+def test_a_chosen_preset_is_called_not_applied_until_apply(context: PageContext) -> None:
+    with gr.Blocks() as page:
+        tab = TrainTab(context, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
+        tab.build("")
+    said = {kind: event.fn("laptop") for event in page.fns.values() if event.outputs == [tab.extra["preset_note"]] for _, kind in event.targets}
+    assert {kind: "Not applied yet" in sentence for kind, sentence in said.items()} == {"change": True, "click": False}
+    assert "Not applied yet" not in tab.extra["preset_note"].value, "the page opens with its first preset in the form"
 
 
 def test_environment_wins_over_presets(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
