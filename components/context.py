@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from backend.config import field_meta, field_names, make_config
 from backend.config.load import environment_values
 from backend.errors import InputError
+from backend.reference.manifest import read_manifest
 from backend.runs import Run, RunStore
 from backend.training.chunks import CHUNK_SECONDS, lend_gpu, train_chunk
 from backend.training.libraries import import_trainer
@@ -46,6 +48,21 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{name} = {value!r}: give seconds above 0, such as {default}")
     return seconds
+
+
+def reference_folders(root: Path) -> list[Path]:
+    """Folders directly in another that are reference sets by their manifests."""
+    return [path.parent for path in sorted(root.glob("*/manifest.json")) if _is_reference(path.parent, path.stat().st_mtime_ns)]
+
+
+@lru_cache(maxsize=256)
+def _is_reference(folder: Path, changed: int) -> bool:
+    """Whether a folder's manifest is sound; it is read anew when its time of change is another."""
+    try:
+        read_manifest(folder)
+    except InputError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -203,13 +220,13 @@ class PageContext:
         return {name: value for name, value in self.default_values().items() if name in environment_values()}
 
     def trusted_choices(self, name: str) -> list[str]:
-        """What the page offers for a setting that names a file or folder: the server's own, and what lies in assets."""
+        """What the page offers for a setting that names a file or folder: the server's own, and what lies in assets or where the command line leaves it."""
         default = self.default_values()[name]
         found = {
-            "base_model": [p.parent for p in sorted((ROOT / "assets" / "models").glob("*/model_index.json"))],
+            "base_model": [p.parent for place in (ROOT / "assets" / "models", ROOT / "models") for p in sorted(place.glob("*/model_index.json"))],
             "train_prompts": sorted((ROOT / "assets" / "prompts").glob("*.txt")),
             "test_prompts": sorted((ROOT / "assets" / "prompts").glob("*.txt")),
-            "reference": list(self.references.sets().values()),
+            "reference": [*self.references.sets().values(), *reference_folders(ROOT)],
         }.get(name, [])
         offered = [] if self.settings.public_demo else [p.relative_to(ROOT).as_posix() if p.is_relative_to(ROOT) else str(p) for p in found]
         return list(dict.fromkeys([default, field_meta(name)["default"], *offered]))

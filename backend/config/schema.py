@@ -289,6 +289,11 @@ class TrainConfig(BaseModel):
         registry.get(value)
         return value
 
+    @field_validator("base_model", "reference")
+    @classmethod
+    def _named_once(cls, value: str) -> str:
+        return value.rstrip("/") or value  # a shell completes a folder's name with a slash, and the page offers it without
+
     @field_validator("ensemble")
     @classmethod
     def _readable(cls, value: str, info: Any) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config
 from backend.errors import InputError
+from backend.reference.manifest import write_manifest
 from backend.training.cost import estimate
 from backend.training.limits import Limits
 from backend.training.manager import Ticket
@@ -205,6 +206,27 @@ def test_saved_settings_load_again_and_uploads_cannot_name_files(context: PageCo
         answer = tab.load_config(str(file))
         assert expected in answer[0] and "note-bad" in answer[0]
         assert all(update == gr.skip() for update in answer[1:]), "the form must stay as it was"
+
+
+def test_what_the_command_line_makes_in_the_project_folder_can_be_chosen(context: PageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.context.ROOT", tmp_path)
+    (tmp_path / "models/mine").mkdir(parents=True)
+    (tmp_path / "models/mine/model_index.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "models/half").mkdir()
+    for name, manifest in (("my_reference", None), ("no_manifest", "{}"), ("deep/inside", None)):
+        (tmp_path / name).mkdir(parents=True)
+        write_manifest(tmp_path / name, {}, [{"file": "images/0.png", "caption": "", "sha256": ""}])
+        if manifest is not None:
+            (tmp_path / name / "manifest.json").write_text(manifest, encoding="utf-8")
+    assert context.trusted_choices("base_model") == ["assets/models/crater-tiny", "models/mine"]
+    assert context.trusted_choices("reference") == ["reference_data", "my_reference"]
+    named = make_config({"reference": "my_reference/", "base_model": "models/mine/"})  # as a shell completes them
+    assert not context.untrusted({"reference": named.reference, "base_model": named.base_model})
+    (tmp_path / "no_manifest/manifest.json").unlink()
+    write_manifest(tmp_path / "no_manifest", {}, [{"file": "images/0.png", "caption": "", "sha256": ""}])
+    assert "no_manifest" in context.trusted_choices("reference"), "a set that is imported while the server runs"
+    demo = PageContext.create(tmp_path / "runs", Settings(public_demo=True))
+    assert demo.trusted_choices("reference") == ["reference_data"] and demo.trusted_choices("base_model") == ["assets/models/crater-tiny"]
 
 
 def test_settings_that_the_server_offers_are_taken_from_files_and_from_the_endpoint(context: PageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
