@@ -1,1 +1,1 @@
-"""CraterLab: PPO fine-tuning of diffusion models for diversity. No module in here imports the page."""
+"""CraterLab: fine-tuning diffusion models for diversity by reinforcement learning. No module in here imports the page."""

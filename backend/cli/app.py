@@ -23,7 +23,7 @@ COMMANDS = {
 
 def build_app(called: str | None) -> typer.Typer:
     """The application with the module of the called command, or with all of them for `--help`."""
-    app = typer.Typer(help="CraterLab: PPO fine-tuning of diffusion models for diversity.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(help="CraterLab: fine-tuning diffusion models for diversity by reinforcement learning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     known = {**COMMANDS, **GROUPS}
     modules = [known[called]] if called in known else list(dict.fromkeys(known.values()))
     for module in modules:
@@ -37,7 +37,7 @@ def build_app(called: str | None) -> typer.Typer:
 
 
 def _root() -> None:
-    """CraterLab: PPO fine-tuning of diffusion models for diversity."""
+    """CraterLab: fine-tuning diffusion models for diversity by reinforcement learning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
