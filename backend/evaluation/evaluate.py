@@ -21,7 +21,7 @@ from backend.evaluation.compare import compare, diversity_rows
 from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, weights_digest
 from backend.evaluation.judges import JUDGE, SIZE, Judges, Measured
 from backend.evaluation.manifold import K, nearest
-from backend.evaluation.notes import notes_on
+from backend.evaluation.notes import notes_on, on_words
 from backend.evaluation.protocol import PUBLISHED, Protocol, protocol_for
 from backend.evaluation.results import write_results
 from backend.evaluation.samples import write_evolution
@@ -71,7 +71,7 @@ def set_stage(
     reference = load_reference(config.reference, field="reference")
     usual = renders.HELD_OUT if protocol.images >= PUBLISHED else renders.HELD_OUT_SMALL
     count = usual if real_images is None else real_images
-    notes = []
+    notes = on_words(protocol.prompts, reference.simulated)
     if not reference.simulated:
         judges = Judges(reference.images, None, device, reference.digest)
         seen = judges.real

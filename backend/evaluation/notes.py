@@ -8,6 +8,7 @@ from typing import Any
 from backend.evaluation.compare import CLOSE, CLOSE_MARGIN, PRECISION, REALISM
 from backend.evaluation.guards import GUARDS, missed, too_few
 from backend.evaluation.protocol import PUBLISHED
+from backend.reference.captions import parse_caption
 
 
 def notes_on(result: Mapping[str, Any], known: Sequence[str] = ()) -> list[str]:
@@ -83,3 +84,17 @@ def against_constants(result: Mapping[str, Any]) -> str:
     if not any(c["guards"]["passed"] for c in tried):
         said += " Of the other guidances that were tried none passes."
     return said
+
+
+def on_words(prompts: Sequence[str], simulated: bool) -> list[str]:
+    """What must be known where no prompt has a word that the captions of renders are made of.
+
+    Args:
+        prompts: the test prompts.
+        simulated: the reference set is rendered.
+    """
+    if any(parse_caption(prompt) for prompt in prompts):
+        return []
+    said = "No test prompt names a crater attribute in the words of the renderer's captions: whether images follow their prompts is not measured."
+    rendered = " The ceiling and the real side are freely drawn craters; train and evaluate with photographs of what the prompts ask for as the reference set (--reference)."
+    return [said + rendered * simulated]

@@ -19,7 +19,7 @@ from backend.errors import InputError
 from backend.evaluation import evaluate, generate, renders
 from backend.evaluation.bootstrap import Interval
 from backend.evaluation.compare import PRECISION, REALISM, guards_of
-from backend.evaluation.notes import against_constants, notes_on
+from backend.evaluation.notes import against_constants, notes_on, on_words
 from backend.evaluation.results import load_map
 from backend.policies.base import build_policy
 from backend.policies.lora import WEIGHTS_FILE
@@ -63,6 +63,17 @@ def make_run(tmp_path: Path, tiny_pipeline: Path, reference: Path) -> Callable[.
         return run
 
     return make
+
+
+def test_prompts_without_a_word_of_the_captions_are_said_to_leave_obedience_unmeasured(make_run, tmp_path):
+    run = make_run()
+    (tmp_path / "test.txt").write_text("a watercolour of a boat\na photo of a cat\n")
+    result = evaluate.evaluate_run(run, device="cpu", real_images=40, guidances=())
+    assert result["adherence"]["relative"] is None and result["guards"]["adherence"] is None
+    (note,) = [note for note in result["notes"] if "No test prompt names a crater attribute" in note]
+    assert "freely drawn craters" in note and "--reference" in note
+    assert on_words(["a boat", PROMPTS[0]], True) == []
+    assert "freely drawn" not in on_words(["a boat"], False)[0]
 
 
 def test_an_untouched_policy_closes_nothing(make_run):
