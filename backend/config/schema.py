@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     schema_version: int = SCHEMA_VERSION
 
     # Run
-    mode: str = setting("LORA_UNET", "Run", "Policy", "What is trained: adapters on the UNet, a latent perturbation, or the noise schedule and guidance.", options="mode")
+    mode: str = setting("LORA_UNET", "Run", "Policy", "What is trained: adapters on the UNet, a network that strengthens or weakens what is drawn, or the noise schedule and guidance.", options="mode")
     metric: str = setting("MMD_VENDI", "Run", "Reward", "The set reward that the policy maximises.", options="metric")
     episodes: int = setting(200, "Run", "Episodes", "Number of episodes; each draws one group of images and updates the policy once.", ge=1, le=1_000_000)
     seed: int = setting(0, "Run", "Seed", "Every random number of the run follows from it.", ge=0, le=2**31 - 1)
@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     images_per_prompt: int = setting(2, "Sampling", "Images per prompt", "n: images drawn for each prompt; the group has G x n images.", ge=1, le=256)
     num_inference_steps: int = setting(10, "Sampling", "Denoising steps", "T: denoising steps of one image.", ge=3, le=1000)
     guidance_scale: float = setting(
-        7.5, "Sampling", "Guidance", "Classifier-free guidance; 1 switches it off. Higher is usually less diverse; the embedded model varies more.", live=True, ge=1, le=20
+        7.5, "Sampling", "Guidance", "Classifier-free guidance; 1 switches it off. Higher usually means less variety; with the embedded model it is the other way round.", live=True, ge=1, le=20
     )
     eta: float = setting(1.0, "Sampling", "Eta", "Share of DDIM's full noise in the trained window; 0 would leave nothing to learn from.", gt=0, le=1)
     window_start: int = setting(3, "Sampling", "Window start", "First trained denoising step, counted from the noisiest.", ge=0, le=999)
