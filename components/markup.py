@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+CODE = re.compile(r"`([^`]+)`")
 
 
 def text(value: Any) -> str:
     """Escaped for HTML content and for quoted attributes."""
     return html.escape(str(value), quote=True)
+
+
+def prose(value: Any) -> str:
+    """Escaped, with what stands between backticks as code: messages name commands that way."""
+    return CODE.sub(r"<code>\1</code>", text(value))
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -59,9 +67,9 @@ class Raw(str):
 def note(message: str, kind: str = "info") -> str:
     """One sentence in a box; kinds: info, good, warn, bad. The kind is also said in words by the sentence itself."""
     role = "alert" if kind in {"bad", "warn"} else "status"
-    return f'<div class="note note-{text(kind)}" role="{role}">{text(message)}</div>' if message else ""
+    return f'<div class="note note-{text(kind)}" role="{role}">{prose(message)}</div>' if message else ""
 
 
 def empty(title: str, hint: str) -> str:
     """What stands where nothing is yet: says what will be here and how to get it."""
-    return f'<div class="empty"><strong>{text(title)}</strong><span>{text(hint)}</span></div>'
+    return f'<div class="empty"><strong>{text(title)}</strong><span>{prose(hint)}</span></div>'

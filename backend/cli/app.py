@@ -23,7 +23,9 @@ COMMANDS = {
 
 def build_app(called: str | None) -> typer.Typer:
     """The application with the module of the called command, or with all of them for `--help`."""
-    app = typer.Typer(help="CraterLab: fine-tuning diffusion models for diversity by reinforcement learning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        help="CraterLab: fine-tuning diffusion models for diversity by reinforcement learning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
     known = {**COMMANDS, **GROUPS}
     modules = [known[called]] if called in known else list(dict.fromkeys(known.values()))
     for module in modules:

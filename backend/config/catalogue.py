@@ -101,7 +101,10 @@ POLICIES = Registry(
             differentiable=True,
         ),
         Entry(
-            "DIVERSITY_POLICY", "backend.policies.diversity:DiversityPolicy", "Strengthens or weakens what is drawn, by small bounded pushes on the latents; the model itself stays as it is.", differentiable=True
+            "DIVERSITY_POLICY",
+            "backend.policies.diversity:DiversityPolicy",
+            "Strengthens or weakens what is drawn, by small bounded pushes on the latents; the model itself stays as it is.",
+            differentiable=True,
         ),
         Entry(
             "SCHEDULER_POLICY",

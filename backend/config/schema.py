@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     schema_version: int = SCHEMA_VERSION
 
     # Run
-    mode: str = setting("LORA_UNET", "Run", "Policy", "What is trained: adapters on the UNet, a network that strengthens or weakens what is drawn, or the noise schedule and guidance.", options="mode")
+    mode: str = setting("LORA_UNET", "Run", "Policy", "What is trained: UNet adapters, pushes that strengthen or weaken what is drawn, or schedule and guidance.", options="mode")
     metric: str = setting("MMD_VENDI", "Run", "Reward", "The set reward that the policy maximises.", options="metric")
     episodes: int = setting(200, "Run", "Episodes", "Number of episodes; each draws one group of images and updates the policy once.", ge=1, le=1_000_000)
     seed: int = setting(0, "Run", "Seed", "Every random number of the run follows from it.", ge=0, le=2**31 - 1)
@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     images_per_prompt: int = setting(2, "Sampling", "Images per prompt", "n: images drawn for each prompt; the group has G x n images.", ge=1, le=256)
     num_inference_steps: int = setting(10, "Sampling", "Denoising steps", "T: denoising steps of one image.", ge=3, le=1000)
     guidance_scale: float = setting(
-        7.5, "Sampling", "Guidance", "Classifier-free guidance; 1 switches it off. Higher usually means less variety; with the embedded model it is the other way round.", live=True, ge=1, le=20
+        7.5, "Sampling", "Guidance", "Classifier-free; 1 is off. Higher usually means less variety; with the embedded model it is the other way round.", live=True, ge=1, le=20
     )
     eta: float = setting(1.0, "Sampling", "Eta", "Share of DDIM's full noise in the trained window; 0 would leave nothing to learn from.", gt=0, le=1)
     window_start: int = setting(3, "Sampling", "Window start", "First trained denoising step, counted from the noisiest.", ge=0, le=999)
@@ -289,11 +289,6 @@ class TrainConfig(BaseModel):
         registry.get(value)
         return value
 
-    @field_validator("base_model", "reference")
-    @classmethod
-    def _named_once(cls, value: str) -> str:
-        return value.rstrip("/") or value  # a shell completes a folder's name with a slash, and the page offers it without
-
     @field_validator("ensemble")
     @classmethod
     def _readable(cls, value: str, info: Any) -> str:
@@ -302,10 +297,11 @@ class TrainConfig(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _finite(cls, value: Any, info: Any) -> Any:
+    def _tidy(cls, value: Any, info: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"is {value}: give a finite number")
-        return value
+        folder = info.field_name in ("base_model", "reference")
+        return value.rstrip("/") or value if folder else value  # a shell completes a folder's name with a slash, and the page offers it without
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:

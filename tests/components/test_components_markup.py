@@ -34,6 +34,12 @@ def test_builders_escape(make: object) -> None:
     assert clean(html) and "&lt;img" in html
 
 
+def test_commands_in_a_message_are_code_and_still_escaped() -> None:
+    message = f"run `python -m backend train --note {EVIL}` or a lone ` mark"
+    for html in (markup.note(message), markup.empty("None", message)):
+        assert clean(html) and "<code>python -m backend train --note &lt;img" in html and "&gt;</code> or a lone ` mark" in html
+
+
 def test_views_of_a_hostile_run_are_clean(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 6, note=EVIL)
     set_status(run, state="failed", error=EVIL, message=EVIL, phase=EVIL, device=EVIL, trend=EVIL)
