@@ -14,6 +14,7 @@ from backend.runs import Run
 from backend.runs.files import write_json
 
 FOLDER = "evaluation"
+PICTURE = "evaluation.png"
 PAIRS = 24  # pairs kept for the page's slider
 COLUMNS = 8  # of the picture
 LEVELS = ("base", "tuned", "ceiling", "reference")  # sets whose levels stand side by side in every table of an evaluation, under their names with a capital
@@ -86,7 +87,7 @@ def write_results(
     features: Mapping[str, np.ndarray],
     near: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Write the folder `evaluation`, `evaluation.png` and, last of all, `evaluation.json`.
+    """Write the folder `evaluation`, then `evaluation.json` and `evaluation.png`; an evaluation that stands is given up only when the new one is written.
 
     Args:
         run: the run.
@@ -95,18 +96,48 @@ def write_results(
         drawn: captions and seeds [N].
         features: name -> [*, D] of the judge, for the map.
         near: distance [N] and index [N] of the nearest reference image of each tuned image.
+
+    Raises:
+        OSError: the disk refused, and what stood before still stands.
     """
-    work = run.path / f".{FOLDER}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    evaluation["pairs"] = write_pairs(work, *pictures, *drawn, near)
-    np.savez_compressed(work / "features.npz", **{name: values.astype(np.float32) for name, values in features.items()})
-    (work / "table.md").write_text(markdown(evaluation), encoding="utf-8")
-    target = run.path / FOLDER
-    shutil.rmtree(target, ignore_errors=True)
-    work.rename(target)
-    picture(*pictures, run.path / "evaluation.png")
-    write_json(run.evaluation_path, evaluation)
+    work, aside, target = run.path / f".{FOLDER}.tmp", run.path / f".{FOLDER}.old", run.path / FOLDER
+    for left in (work, aside):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        work.mkdir()
+        evaluation["pairs"] = write_pairs(work, *pictures, *drawn, near)
+        np.savez_compressed(work / "features.npz", **{name: values.astype(np.float32) for name, values in features.items()})
+        (work / "table.md").write_text(markdown(evaluation), encoding="utf-8")
+        picture(*pictures, work / PICTURE)
+        if target.exists():
+            target.rename(aside)
+        work.rename(target)
+        write_json(run.evaluation_path, evaluation)
+    except OSError:
+        shutil.rmtree(work, ignore_errors=True)
+        if aside.exists():
+            shutil.rmtree(target, ignore_errors=True)
+            aside.rename(target)
+        raise
+    (target / PICTURE).replace(run.path / PICTURE)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def lost_by(run: Run, checkpoint: str, images: int) -> str:
+    """What would be lost if the run's evaluation were replaced, as a sentence; empty where the new one is of the same checkpoint and of no fewer images.
+
+    Args:
+        run: whose evaluation stands.
+        checkpoint: name of the one to be evaluated.
+        images: of the new evaluation.
+    """
+    standing = run.evaluation() or {}
+    before, name = standing.get("images"), str(standing.get("checkpoint", "an unnamed checkpoint"))
+    if not isinstance(before, int) or (name == checkpoint and images >= before):
+        return ""
+    gap = standing.get("gap_closed")
+    closed = f" and its gap closed of {gap:.0%}" if isinstance(gap, int | float) else ""
+    return f"The run keeps one evaluation: that of {name} with {before:,} images{closed} would be lost to one of {checkpoint} with {images:,}. Replace it, or keep it."
 
 
 def load_map(run: Run) -> dict[str, np.ndarray] | None:
