@@ -37,6 +37,8 @@ class Pairs:
         base_title, tuned_title: what they are, for captions.
         near: index [N] and distance [N] of the nearest reference image of each tuned one, where the evaluation measured it.
         measure: what the distance is.
+        about: which pairs they are, in words.
+        drawn: a person had them drawn on this page.
     """
 
     base: np.ndarray
@@ -47,6 +49,22 @@ class Pairs:
     tuned_title: str
     near: tuple[np.ndarray, np.ndarray] | None = None
     measure: str = PLAIN
+    about: str = ""
+    drawn: bool = False
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """What tells whether a run must be shown again: `run` which it is, `pictures` its newest sample and its evaluation, `checkpoints` their names and the best."""
+    newest = [(sample.episode, written(sample.png)) for sample in run.images()[-1:]]
+    return {"run": str(run.path), "pictures": [*newest, written(run.evaluation_path)], "checkpoints": [(c.name, c.best) for c in run.checkpoints()]}
+
+
+def written(path: Path) -> int:
+    """When a file was written last, in nanoseconds; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def evaluated_pairs(run: Run) -> Pairs | None:
@@ -63,7 +81,8 @@ def evaluated_pairs(run: Run) -> Pairs | None:
     near = np.array([int(e.get("nearest", 0)) for e in entries]), np.array([float(e.get("distance", 0.0)) for e in entries])
     judge = (found.get("judge") or {}).get("extractor", "the judge")
     prompts, seeds = [str(e.get("prompt", "")) for e in entries], [int(e.get("seed", 0)) for e in entries]
-    return Pairs(np.stack(base), np.stack(tuned), prompts, seeds, "base model", str(found.get("checkpoint", "tuned")), near, f"distance in the features of {judge}")
+    about = f"the first {len(entries)} of the {number(found.get('images', len(entries)))} pairs of the run's evaluation"
+    return Pairs(np.stack(base), np.stack(tuned), prompts, seeds, "base model", str(found.get("checkpoint", "tuned")), near, f"distance in the features of {judge}", about)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -87,7 +106,7 @@ def recorded_pairs(run: Run) -> Pairs | None:
     entries = about.get("images", [])[:count]
     before = "before training" if first.episode == 0 else f"episode {first.episode}"
     prompts, seeds = [str(e.get("prompt", "")) for e in entries], [int(e.get("seed", 0)) for e in entries]
-    return Pairs(base[:count], tuned[:count], prompts, seeds, before, f"episode {last.episode}")
+    return Pairs(base[:count], tuned[:count], prompts, seeds, before, f"episode {last.episode}", about=f"the run's own {count} samples")
 
 
 def neighbours(pairs: Pairs, reference: np.ndarray, captions: list[str], label: str) -> str:
@@ -105,9 +124,8 @@ def neighbours(pairs: Pairs, reference: np.ndarray, captions: list[str], label: 
             f'<img src="{data_address(reference[j])}" alt="nearest reference image: {other}" title="{other}"></div>'
             f"<figcaption>distance {number(distance[i], 3)}{close}</figcaption></figure>"
         )
-    head = (
-        f'<h2 class="section-title">Generated (left) beside the nearest reference image (right) <small>{text(pairs.tuned_title)}; {text(label)}; {text(pairs.measure)}</small></h2>'
-    )
+    told = "; ".join(text(part) for part in (f"{pairs.tuned_title}: {pairs.about}" if pairs.about else pairs.tuned_title, label, pairs.measure))
+    head = f'<h2 class="section-title">Generated (left) beside the nearest reference image (right) <small>{told}</small></h2>'
     return f'{head}<div class="strip pairs">{"".join(cells)}</div>'
 
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from backend.config import make_config
 from backend.errors import InputError
+from backend.evaluation.protocol import PUBLISHED
 from backend.runs import Owner, Run
 from components.attach import parse_choice
 from components.context import PageContext
 
 MAX_PROMPT = 4000
 BASE = "base model"
+NEWEST, BEST = "last", "best"  # what is asked for stays right while a run goes on; a name may be pruned
+USUALLY_EVALUATED = STRANGERS_EVALUATE = 64  # images: a first look, a minute on two cores
+FEWEST = 4  # see `protocol_for`
+RECORDED = "A recorded run comes without checkpoints: start one of your own to draw with it."
+
+
+class Drawn(NamedTuple):
+    """Images uint8 [N, h, w, 3] of the base and, where a run was named, of its checkpoint of that name."""
+
+    base: np.ndarray
+    tuned: np.ndarray | None
+    checkpoint: str
 
 
 def check_prompt(prompt: str) -> str:
@@ -41,6 +54,40 @@ def check_count(count: float | None, context: PageContext) -> int:
     if count is None or count != int(count) or not 1 <= count <= most:
         raise InputError(f"number of images {count!r}: give a whole number from 1 to {most}")
     return int(count)
+
+
+def most_evaluated(context: PageContext) -> int | None:
+    """Most images that an evaluation from the page may draw; None on a person's own machine."""
+    if context.settings.public_demo:
+        return STRANGERS_EVALUATE
+    return PUBLISHED if context.settings.require_token else None
+
+
+def usually_evaluated(run: Run, context: PageContext) -> int:
+    """Images that an evaluation of the run draws unless a person says otherwise: as many as the one at its end, within the server's cap."""
+    usual, most = run.config.eval_images or USUALLY_EVALUATED, most_evaluated(context)
+    return usual if most is None else min(usual, most)
+
+
+def check_evaluated(count: float | None, context: PageContext) -> int:
+    """How many images an evaluation draws.
+
+    Raises:
+        InputError: not a whole number from 4 to the server's cap.
+    """
+    most = most_evaluated(context)
+    if count is None or count != int(count) or count < FEWEST or count > (most or count):
+        raise InputError(f"number of images to evaluate {count!r}: give a whole number " + (f"from {FEWEST} to {most}" if most else f"of at least {FEWEST}, better {PUBLISHED}"))
+    return int(count)
+
+
+def evaluated_name(run: Run, checkpoint: str | None) -> str:
+    """How an evaluation names the checkpoint.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    return checkpoint if checkpoint and "+" in checkpoint else run.checkpoint(checkpoint).name
 
 
 def unknown_words(prompt: str) -> list[str]:
@@ -70,10 +117,31 @@ def check_mixture(context: PageContext, choice: Any, checkpoint: str | None, own
         raise InputError(f"checkpoint {checkpoint!r} mixes several, which writes into the run's folder: only its owner may; choose one checkpoint")
 
 
-def draw_pair(
-    context: PageContext, run: Run | None, checkpoint: str | None, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Base and tuned images of the same prompts, seeds and settings (those in force at the checkpoint), uint8 [N, h, w, 3] each; tuned is None for the base alone.
+def recorded_only(source: str, run: Run) -> bool:
+    """Whether it is a recorded run without checkpoints, which nothing can be drawn with."""
+    return source == "demo" and not run.checkpoints()
+
+
+def check_drawable(source: str, run: Run) -> None:
+    """Refuse a recorded run without checkpoints.
+
+    Raises:
+        InputError: it is one, and what to do instead.
+    """
+    if recorded_only(source, run):
+        raise InputError(RECORDED)
+
+
+def guidance_at(run: Run, checkpoint: str | None) -> float:
+    """Guidance in force at a checkpoint; the run's own for a mixture, and where there is no checkpoint of that name."""
+    try:
+        return run.config_at(run.checkpoint(checkpoint).path).guidance_scale
+    except InputError:
+        return run.config.guidance_scale
+
+
+def draw_pair(context: PageContext, run: Run | None, checkpoint: str | None, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None) -> Drawn:
+    """Base and tuned images of the same prompts, seeds and settings (those in force at the checkpoint).
 
     Raises:
         InputError: no checkpoint, no weights, or a prompt that cannot be drawn.
@@ -81,11 +149,14 @@ def draw_pair(
     with context.manager.device("generate"):
         from backend.evaluation.generate import config_at, find_checkpoint, generate_images
 
-        config = config_at(run, find_checkpoint(run, checkpoint)) if run is not None else make_config(context.default_values())
+        path = find_checkpoint(run, checkpoint) if run is not None else None
+        config = config_at(run, path) if path is not None else make_config(context.default_values())
         generate = context.on_device(generate_images)
         base = generate(prompts, seeds, config=config, guidance=guidance)
-        tuned = generate(prompts, seeds, run=run, checkpoint=checkpoint, guidance=guidance) if run is not None else None
-    return base, tuned
+        if path is None:
+            return Drawn(base, None, "")
+        exact = checkpoint if "+" in (checkpoint or "") else path.name  # the same one, whatever is saved meanwhile
+        return Drawn(base, generate(prompts, seeds, run=run, checkpoint=exact, guidance=guidance), path.name)
 
 
 def evaluate(context: PageContext, run: Run, checkpoint: str | None, images: int) -> None:
@@ -119,6 +190,15 @@ def reference_features(context: PageContext, images: np.ndarray, extractor: str)
 
 
 def checkpoint_choices(run: Run) -> list[tuple[str, str]]:
-    """Checkpoints for a dropdown, newest first."""
+    """Checkpoints for a dropdown: the newest and the best by these words, then each by its name, newest first."""
     found = run.checkpoints()
-    return [(f"episode {c.episode}" + (" (best)" if c.best else "") + (" (newest)" if c is found[-1] else ""), c.name) for c in reversed(found)]
+    newest = [(f"newest (episode {found[-1].episode})", NEWEST)] if found else []
+    best = [(f"best (episode {c.episode})", BEST) for c in found if c.best]
+    return [*newest, *best, *((f"episode {c.episode}", c.name) for c in reversed(found))]
+
+
+def offered_checkpoints(run: Run, chosen: str | None) -> tuple[list[tuple[str, str]], str | None]:
+    """The checkpoints that there are now, and the one chosen: the newest where that one is gone; a mixture stays."""
+    choices = checkpoint_choices(run)
+    stays = chosen in [value for _, value in choices] or (choices and "+" in (chosen or ""))
+    return choices, chosen if stays else choices[0][1] if choices else None

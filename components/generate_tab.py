@@ -9,7 +9,7 @@ import gradio as gr
 from backend.errors import InputError
 from components.attach import parse_choice, run_choices
 from components.context import PageContext
-from components.drawing import BASE, MAX_PROMPT, check_count, check_mixture, check_prompt, checkpoint_choices, draw_pair, unknown_words
+from components.drawing import BASE, MAX_PROMPT, check_count, check_drawable, check_mixture, check_prompt, draw_pair, guidance_at, offered_checkpoints, unknown_words
 from components.login import user_of
 from components.markup import note, text
 from components.pictures import write_pngs
@@ -53,8 +53,11 @@ class GenerateTab:
                 self.base = gr.Gallery(
                     label="Base model, same seeds", columns=4, height="auto", object_fit="contain", format="png", interactive=False, elem_id="generate-base", visible=False
                 )
+        self.filled = gr.State(None)  # the guidance that was filled in, to tell it from one that a person typed
         self.run.focus(lambda: gr.Dropdown(choices=self.choices()), None, self.run, queue=False, **PRIVATE)
-        self.run.change(self.pick, self.run, [self.checkpoint, self.guidance], queue=False, **PRIVATE)
+        self.run.change(self.pick, self.run, [self.checkpoint, self.guidance, self.filled], queue=False, **PRIVATE)
+        self.checkpoint.focus(self.refill, [self.run, self.checkpoint], self.checkpoint, queue=False, **PRIVATE)
+        self.checkpoint.change(self.guidance_now, [self.run, self.checkpoint], [self.guidance, self.filled], queue=False, **PRIVATE)
         self.prompt.change(known, self.prompt, self.words, queue=False, trigger_mode="always_last", **PRIVATE)
         self.button.click(
             self.generate,
@@ -73,18 +76,50 @@ class GenerateTab:
         """The base model and every run."""
         return [(BASE.capitalize(), ""), *run_choices(self.context)]
 
-    def pick(self, choice: str) -> tuple[Any, Any]:
-        """Checkpoints of the chosen run, and its guidance."""
-        if not choice:
-            return gr.Dropdown(choices=[], value=None, visible=False), gr.skip()
+    def opened_by(self, tab: gr.Tab) -> None:
+        """Look again whenever the tab is opened: runs go on and prune their checkpoints."""
+        seen = [self.run, self.checkpoint, self.guidance, self.filled]
+        tab.select(self.enter, seen, seen, queue=False, **PRIVATE)
+
+    def _run(self, choice: str | None) -> Any:
+        """The chosen run; None for the base model, one that is gone, or one trained with a plug-in that is not here."""
         try:
             source, run_id = parse_choice(choice)
             run = self.context.run(run_id, source)
-            guidance = run.config.guidance_scale
-        except InputError:  # gone, or trained with a plug-in that is not here
-            return gr.Dropdown(choices=[], value=None, visible=False), gr.skip()
-        found = checkpoint_choices(run)
-        return gr.Dropdown(choices=found, value=found[0][1] if found else None, visible=True), guidance
+            return run if run.readable else None
+        except InputError:
+            return None
+
+    def pick(self, choice: str) -> tuple[Any, Any, Any]:
+        """Checkpoints of the chosen run, and the guidance in force at the newest."""
+        run = self._run(choice)
+        if run is None:
+            return gr.Dropdown(choices=[], value=None, visible=False), gr.skip(), gr.skip()
+        found, value = offered_checkpoints(run, None)
+        guidance = guidance_at(run, value)
+        return gr.Dropdown(choices=found, value=value, visible=True), guidance, guidance
+
+    def refill(self, choice: str, checkpoint: str | None) -> Any:
+        """The checkpoints that there are now."""
+        run = self._run(choice)
+        if run is None:
+            return gr.skip()
+        found, value = offered_checkpoints(run, checkpoint)
+        return gr.Dropdown(choices=found, value=value)
+
+    def guidance_now(self, choice: str, checkpoint: str | None) -> tuple[Any, Any]:
+        """The guidance in force at the chosen checkpoint."""
+        run = self._run(choice)
+        return (gr.skip(), gr.skip()) if run is None else (guidance_at(run, checkpoint),) * 2
+
+    def enter(self, choice: str, checkpoint: str | None, guidance: float | None, filled: float | None) -> tuple[Any, ...]:
+        """On opening the tab: runs and checkpoints as they are now, and the guidance unless a person typed one."""
+        runs, run = gr.Dropdown(choices=self.choices()), self._run(choice)
+        if run is None:
+            return runs, gr.skip(), gr.skip(), gr.skip()
+        found, value = offered_checkpoints(run, checkpoint)
+        latest = guidance_at(run, value) if guidance == filled else gr.skip()
+        return runs, gr.Dropdown(choices=found, value=value), latest, latest
 
     def generate(
         self, prompt: str, model: str = "", checkpoint: str | None = None, seed: float = 0, count: float = 4, guidance: float | None = None, request: gr.Request | None = None
@@ -99,8 +134,9 @@ class GenerateTab:
                 source, run_id = parse_choice(model)
                 run = self.context.run(run_id, source)
                 check_mixture(self.context, model, checkpoint, user_of(request))  # a browser's token is no argument of this endpoint
+                check_drawable(source, run)
             seeds = [(int(seed or 0) + i) % 2**31 for i in range(count)]
-            base, tuned = draw_pair(self.context, run, checkpoint or None, [prompt] * count, seeds, guidance)
+            base, tuned, _ = draw_pair(self.context, run, checkpoint or None, [prompt] * count, seeds, guidance)
         except InputError as error:
             return gr.skip(), gr.skip(), note(str(error), "bad")
         shown = tuned if tuned is not None else base

@@ -46,7 +46,7 @@ def build(context: PageContext) -> gr.Blocks:
                 train.build(library.strip())
             with gr.Tab("Compare", id="compare") as compare_page:
                 compare.build()
-            with gr.Tab("Generate", id="generate"):
+            with gr.Tab("Generate", id="generate") as generate_page:
                 generate.build()
             with gr.Tab("Runs", id="runs") as runs_page:
                 runs.build()
@@ -55,7 +55,8 @@ def build(context: PageContext) -> gr.Blocks:
             with gr.Tab("Help", id="help"):
                 help_tab.build()
         runs_page.select(runs.refresh, None, runs.lists, queue=False, **PRIVATE)
-        compare_page.select(compare.enter, [view, compare.run], compare.run, queue=False, **PRIVATE)
+        compare.opened_by(compare_page)
+        generate.opened_by(generate_page)
         reference_page.select(reference.show, reference.which, [reference.summary, reference.spread], **PRIVATE)
         reference_page.select(draw, None, reference.render_outputs, inputs_kwargs=reference.render_inputs, **PRIVATE)
         page.load(_arrive(context), visitor, [view, visitor, train.monitor.parts["choice"]], queue=False, **PRIVATE)

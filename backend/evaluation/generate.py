@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backend.config import TrainConfig, make_config
+from backend.config import TrainConfig
 from backend.diffusion.backbone import Backbone, load_backbone
 from backend.diffusion.kernel import Gaussian
 from backend.diffusion.noise import NoiseSource
@@ -26,7 +26,7 @@ from backend.features.device import resolve_device
 from backend.policies.base import Policy, build_policy
 from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run, RunStore
-from backend.runs.files import disk_errors, read_json
+from backend.runs.files import disk_errors
 
 BATCH = 16  # images in one pass
 UNITS = {"LORA_UNET": "lora_alpha", "DIVERSITY_POLICY": "perturbation_scale"}  # what a policy's saved weights are measured in
@@ -203,9 +203,8 @@ def load_policy(config: TrainConfig, backbone: Backbone, checkpoint: Path) -> Po
 
 
 def config_at(run: Run, path: Path) -> TrainConfig:
-    """The run's settings with the live changes that were in force at the checkpoint in `path`; a mixture has the settings alone."""
-    live = (read_json(path / "trainer.json") or {}).get("progress", {}).get("live", {})
-    return make_config({**run.config.model_dump(), **live})
+    """`Run.config_at`: the run's settings as they were in force at the checkpoint in `path`."""
+    return run.config_at(path)
 
 
 def find_checkpoint(run: Run, name: str | None = None) -> Path:
@@ -218,15 +217,7 @@ def find_checkpoint(run: Run, name: str | None = None) -> Path:
     """
     if name and "+" in name:
         return _mixture(run, name)
-    found = run.checkpoints()
-    if not found:
-        raise InputError(f"run {run.id} has no checkpoint yet: wait for one, or press Save now")
-    if name in (None, "", "last"):
-        return found[-1].path
-    for info in found:
-        if name in (info.name, str(info.episode)) or (name == "best" and info.best):
-            return info.path
-    raise InputError(f"run {run.id} has no checkpoint {name!r}: choose one of {', '.join(info.name for info in found)}")
+    return run.checkpoint(name).path
 
 
 def _mixture(run: Run, names: str) -> Path:

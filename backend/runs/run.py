@@ -164,6 +164,27 @@ class Run:
         found = [(n, p) for p in self.checkpoints_dir.glob("episode_*") if p.is_dir() and not p.is_symlink() and (n := _number(p, "episode_")) is not None]
         return [CheckpointInfo(path.name, number, path, path.name == best) for number, path in sorted(found)]
 
+    def checkpoint(self, name: str | None = None) -> CheckpointInfo:
+        """One checkpoint: by name or episode number, `best`, or the newest (`last`, or nothing).
+
+        Raises:
+            InputError: there is none of that name, and the message lists those there are.
+        """
+        found = self.checkpoints()
+        if not found:
+            raise InputError(f"run {self.id} has no checkpoint yet: wait for one, or press Save now")
+        if name in (None, "", "last"):
+            return found[-1]
+        for info in found:
+            if name in (info.name, str(info.episode)) or (name == "best" and info.best):
+                return info
+        raise InputError(f"run {self.id} has no checkpoint {name!r}: choose one of {', '.join(info.name for info in found)}")
+
+    def config_at(self, path: Path) -> TrainConfig:
+        """The settings with the live changes that were in force at the checkpoint in `path`; a mixture has the settings alone."""
+        live = (read_json(path / "trainer.json") or {}).get("progress", {}).get("live", {})
+        return make_config({**self.config.model_dump(), **live})
+
     def log_tail(self, lines: int = 200) -> str:
         """Last lines of log.txt."""
         try:

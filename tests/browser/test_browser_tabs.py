@@ -28,7 +28,7 @@ def test_compare_report_and_delete_a_run_of_ones_own(open_page: Any, server: Ser
 def _compare(page: Any) -> None:
     steps.open_tab(page, "Compare")
     wait_for(lambda: page.locator("#compare-neighbours img").count() > 0, 40, "neighbours of the recorded samples")
-    page.get_by_label("Images", exact=True).first.fill("4")
+    page.get_by_label("Images to draw", exact=True).fill("4")
     page.click("#compare-draw")
     wait_for(lambda: "4 test prompts drawn" in page.inner_text("#compare-answer"), 60, lambda: f"drawn pairs; {page.inner_text('#compare-answer')}")
     wait_for(lambda: page.locator("#compare-slider img").count() >= 2, 20, "a pair under the slider")
@@ -36,9 +36,16 @@ def _compare(page: Any) -> None:
     flat = page.evaluate(MAP)
     page.locator("#compare-method label", has_text="t-SNE").click()
     wait_for(lambda: page.evaluate(MAP) not in {"[]", flat}, 40, "the map in the other projection")
+    page.get_by_label("Images to evaluate", exact=True).fill("8")
     page.click("#compare-evaluate")
     wait_for(lambda: "Evaluated." in page.inner_text("#compare-answer"), 150, lambda: f"the evaluation; {page.inner_text('#compare-answer')}")
     assert page.locator("#compare-evaluation table").count() >= 1
+    page.get_by_label("Images to evaluate", exact=True).fill("4")
+    page.click("#compare-evaluate")
+    wait_for(lambda: page.locator("#compare-replace").is_visible(), 20, lambda: f"the question; {page.inner_text('#compare-answer')}")
+    assert "with 8 images" in page.inner_text("#compare-answer")
+    page.click("#compare-keep")
+    wait_for(lambda: not page.locator("#compare-replace").is_visible(), 10, "the question is gone")
 
 
 def _take_along(page: Any, run: str) -> None:

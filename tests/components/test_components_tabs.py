@@ -33,6 +33,7 @@ def compare_of(context: PageContext) -> CompareTab:
 
 def test_only_the_owner_replaces_a_runs_evaluation(guarded: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     run, evaluated = write_fake_run(guarded.store.root, 3), []
+    (run.checkpoints_dir / "episode_000003").mkdir()
     set_owner(run, "mine")
     monkeypatch.setattr(compare_tab, "evaluate", lambda *args: evaluated.append(args[1].id))
     tab = compare_of(guarded)
@@ -148,5 +149,5 @@ def test_a_run_of_an_absent_plugin_offers_nothing_to_generate_with(context: Page
     tab = GenerateTab(context)
     assert tab.pick(f"runs/{run.id}")[1] == run.config.guidance_scale
     run.config_path.write_text('{"metric": "HUE"}', encoding="utf-8")
-    dropdown, guidance = tab.pick(f"runs/{run.id}")
+    dropdown, guidance, _ = tab.pick(f"runs/{run.id}")
     assert not dropdown.visible and guidance == gr.skip()
