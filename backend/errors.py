@@ -17,3 +17,12 @@ class InputError(ValueError):
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")  # of CUDA, torch's CPU allocator, Linux, cuBLAS
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's or the device's memory gave out."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)

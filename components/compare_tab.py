@@ -196,7 +196,10 @@ class CompareTab:
         if pairs is None:
             return gr.skip(), ""
         i = min(max(int(number or 1), 1), len(pairs.tuned)) - 1
-        files = write_pngs([pairs.base[i], pairs.tuned[i]], ["base", "tuned"], SHOWN_SIDE)
+        try:
+            files = write_pngs([pairs.base[i], pairs.tuned[i]], ["base", "tuned"], SHOWN_SIDE)
+        except InputError as error:
+            return None, note(str(error), "bad")
         return tuple(
             files
         ), f'<div class="caption"><b>{text(pairs.prompts[i])}</b><br>seed {pairs.seeds[i]} · left: {text(pairs.base_title)} · right: {text(pairs.tuned_title)}</div>'

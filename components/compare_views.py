@@ -81,7 +81,8 @@ def evaluated_pairs(run: Run) -> Pairs | None:
     near = np.array([int(e.get("nearest", 0)) for e in entries]), np.array([float(e.get("distance", 0.0)) for e in entries])
     judge = (found.get("judge") or {}).get("extractor", "the judge")
     prompts, seeds = [str(e.get("prompt", "")) for e in entries], [int(e.get("seed", 0)) for e in entries]
-    about = f"the first {len(entries)} of the {number(found.get('images', len(entries)))} pairs of the run's evaluation"
+    whole = found.get("images", len(entries))
+    about = f"{'all' if whole == len(entries) else 'the first'} {len(entries)} of the {number(whole)} pairs of the run's evaluation"
     return Pairs(np.stack(base), np.stack(tuned), prompts, seeds, "base model", str(found.get("checkpoint", "tuned")), near, f"distance in the features of {judge}", about)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from backend.config import make_config
-from backend.errors import InputError
+from backend.errors import InputError, is_out_of_memory
 from backend.evaluation.protocol import PUBLISHED
 from backend.runs import Owner, Run
 from components.attach import parse_choice
@@ -117,6 +120,39 @@ def check_mixture(context: PageContext, choice: Any, checkpoint: str | None, own
         raise InputError(f"checkpoint {checkpoint!r} mixes several, which writes into the run's folder: only its owner may; choose one checkpoint")
 
 
+@contextmanager
+def explained(doing: str, remedies: Sequence[str]) -> Iterator[None]:
+    """Say in one sentence what to change where memory or disk give out within the block.
+
+    Args:
+        doing: what the block does, as "drawing 32 images".
+        remedies: what helps where memory is short.
+
+    Raises:
+        InputError: in the place of an error of memory, disk or files.
+    """
+    said = ""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            said = f"out of memory while {doing}: {', or '.join(remedies)}"
+        elif isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            why = error.strerror or " ".join(str(error).split())[:300]
+            said = f"{doing} failed ({why}{f': {error.filename}' if error.filename else ''}): " + ("free space" if full else "see that the file is there and can be used")
+        else:
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the model, and with it the device's memory
+    if said:
+        raise InputError(said)
+
+
+def _others_memory(context: PageContext) -> str:
+    """What frees memory that other work holds."""
+    return "stop the run that trains here (Resume takes it up again)" if context.manager.active() else "close what else uses its memory"
+
+
 def recorded_only(source: str, run: Run) -> bool:
     """Whether it is a recorded run without checkpoints, which nothing can be drawn with."""
     return source == "demo" and not run.checkpoints()
@@ -144,19 +180,21 @@ def draw_pair(context: PageContext, run: Run | None, checkpoint: str | None, pro
     """Base and tuned images of the same prompts, seeds and settings (those in force at the checkpoint).
 
     Raises:
-        InputError: no checkpoint, no weights, or a prompt that cannot be drawn.
+        InputError: no checkpoint, no weights, a prompt that cannot be drawn, or memory or disk gave out.
     """
     with context.manager.device("generate"):
-        from backend.evaluation.generate import config_at, find_checkpoint, generate_images
+        from backend.evaluation.generate import BATCH, config_at, find_checkpoint, generate_images
 
-        path = find_checkpoint(run, checkpoint) if run is not None else None
-        config = config_at(run, path) if path is not None else make_config(context.default_values())
-        generate = context.on_device(generate_images)
-        base = generate(prompts, seeds, config=config, guidance=guidance)
-        if path is None:
-            return Drawn(base, None, "")
-        exact = checkpoint if "+" in (checkpoint or "") else path.name  # the same one, whatever is saved meanwhile
-        return Drawn(base, generate(prompts, seeds, run=run, checkpoint=exact, guidance=guidance), path.name)
+        fewer = min(len(seeds), BATCH) // 2  # it draws so many at a time
+        with explained(f"drawing {len(seeds)} images", [*([f"try {fewer}"] if fewer else []), _others_memory(context)]):
+            path = find_checkpoint(run, checkpoint) if run is not None else None
+            config = config_at(run, path) if path is not None else make_config(context.default_values())
+            generate = context.on_device(generate_images)
+            base = generate(prompts, seeds, config=config, guidance=guidance)
+            if path is None:
+                return Drawn(base, None, "")
+            exact = checkpoint if "+" in (checkpoint or "") else path.name  # the same one, whatever is saved meanwhile
+            return Drawn(base, generate(prompts, seeds, run=run, checkpoint=exact, guidance=guidance), path.name)
 
 
 def evaluate(context: PageContext, run: Run, checkpoint: str | None, images: int) -> None:
@@ -169,24 +207,26 @@ def evaluate(context: PageContext, run: Run, checkpoint: str | None, images: int
         images: of base and tuned each.
 
     Raises:
-        InputError: no checkpoint, or a missing model, prompt file or reference set.
+        InputError: no checkpoint, a missing model, prompt file or reference set, or memory or disk gave out.
     """
     with context.manager.device("evaluate"):
         from backend.evaluation.evaluate import evaluate_run
 
-        context.on_device(evaluate_run)(run, images=images, checkpoint=checkpoint)
+        with explained(f"evaluating {images} images", [_others_memory(context), f"run `python -m backend evaluate {run.id} --device cpu`"]):
+            context.on_device(evaluate_run)(run, images=images, checkpoint=checkpoint)
 
 
 def reference_features(context: PageContext, images: np.ndarray, extractor: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Features of reference images by an extractor, float32 [M, D], and what the extractor says of itself.
 
     Raises:
-        InputError: unknown extractor, or its weights are not here.
+        InputError: unknown extractor, its weights are not here, or memory or disk gave out.
     """
     with context.manager.device("features"):
         from backend.reference.embedding import image_features
 
-        return context.on_device(image_features)(images, extractor)
+        with explained(f"building features of {len(images)} images", ["choose a smaller extractor", _others_memory(context)]):
+            return context.on_device(image_features)(images, extractor)
 
 
 def checkpoint_choices(run: Run) -> list[tuple[str, str]]:

@@ -137,14 +137,14 @@ class GenerateTab:
                 check_drawable(source, run)
             seeds = [(int(seed or 0) + i) % 2**31 for i in range(count)]
             base, tuned, _ = draw_pair(self.context, run, checkpoint or None, [prompt] * count, seeds, guidance)
+            shown = tuned if tuned is not None else base
+            labels = [(path, f"seed {s}") for path, s in zip(write_pngs(shown, [f"crater_seed_{s}" for s in seeds], SHOWN_SIDE), seeds, strict=True)]
+            beside = gr.Gallery(value=None, visible=False)
+            if tuned is not None:
+                files = write_pngs(base, [f"base_seed_{s}" for s in seeds], SHOWN_SIDE)
+                beside = gr.Gallery(value=[(path, f"seed {s}") for path, s in zip(files, seeds, strict=True)], visible=True)
         except InputError as error:
             return gr.skip(), gr.skip(), note(str(error), "bad")
-        shown = tuned if tuned is not None else base
-        files = write_pngs(shown, [f"crater_seed_{s}" for s in seeds], SHOWN_SIDE)
-        labels = [(path, f"seed {s}") for path, s in zip(files, seeds, strict=True)]
-        beside = gr.Gallery(value=None, visible=False)
-        if tuned is not None:
-            beside = gr.Gallery(value=[(p, f"seed {s}") for p, s in zip(write_pngs(base, [f"base_seed_{s}" for s in seeds], SHOWN_SIDE), seeds, strict=True)], visible=True)
         return labels, beside, note(f"{count} images, seeds {seeds[0]} to {seeds[-1]}.", "good")
 
 

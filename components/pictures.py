@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from backend.errors import InputError
 from components.scratch import scratch_folder
 
 
@@ -39,16 +41,22 @@ def write_pngs(images: Sequence[np.ndarray], names: Sequence[str], side: int | N
         images: uint8 [h, w, 3] each.
         names: plain file names without ending.
         side: enlarge small images to this side without smoothing away pixels.
+
+    Raises:
+        InputError: the temporary folder cannot be written.
     """
-    folder = scratch_folder()
     paths = []
-    for image, name in zip(images, names, strict=True):
-        picture = Image.fromarray(image)
-        if side is not None and picture.width < side:
-            picture = picture.resize((side, side), Image.Resampling.BICUBIC)
-        path = folder / f"{name}.png"
-        picture.save(path, "PNG")
-        paths.append(str(path))
+    try:
+        folder = scratch_folder()
+        for image, name in zip(images, names, strict=True):
+            picture = Image.fromarray(image)
+            if side is not None and picture.width < side:
+                picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+            path = folder / f"{name}.png"
+            picture.save(path, "PNG")
+            paths.append(str(path))
+    except OSError as error:
+        raise InputError(f"temporary folder {tempfile.gettempdir()} cannot be written ({error.strerror}): free space there, or set TMPDIR to another folder") from error
     return paths
 
 

@@ -17,6 +17,7 @@ from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_ch
 from backend.training.control import Control
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
+from backend.training.libraries import free_cached_memory
 from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
 from backend.training.packing import snapshot
@@ -312,4 +313,6 @@ class EpisodeLoop:
         elif not paused and state == "paused":
             self.recorder.state("running", message="")
         if lent != (self.recorder.status.phase == LENT):
+            if lent:
+                free_cached_memory()  # before the phase says so, for whoever waits for it begins then
             self.recorder.writer.update(phase=LENT if lent else "")

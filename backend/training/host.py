@@ -13,7 +13,7 @@ from backend.runs import Run, RunStore
 from backend.runs.status import StatusWriter
 from backend.training.executors import Executor, ProcessExecutor, ThreadExecutor, settle, wants_process
 from backend.training.lease import DeviceLease
-from backend.training.libraries import import_trainer
+from backend.training.libraries import free_cached_memory, import_trainer
 from backend.training.loans import left_training, lent_by, trains_alone
 
 LOOK_SECONDS = 0.5  # between two looks for runs that were left training
@@ -151,7 +151,7 @@ class Host:
 
     @contextmanager
     def device(self, name: str, timeout: float = 300.0) -> Iterator[None]:
-        """Own the device within the block, between two episodes of whatever trains here.
+        """Own the device within the block, between two episodes of whatever trains here; what the block took of its memory is given back.
 
         Raises:
             InputError: it did not become free in time.
@@ -167,7 +167,10 @@ class Host:
                 borrowed.enter_context(lent_by(self.store.get(active[0]), lambda: self._active is not active, timeout))
             for run in left:
                 borrowed.enter_context(lent_by(run, lambda run=run: not trains_alone(run), timeout))
-            yield
+            try:
+                yield
+            finally:
+                free_cached_memory()
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing trains or waits here; whether that was reached."""

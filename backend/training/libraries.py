@@ -6,7 +6,9 @@ modules, and one of them fails with an ImportError: so whoever needs a model in 
 
 from __future__ import annotations
 
+import gc
 import importlib
+import sys
 import threading
 
 TRAINER = ("backend.training.session", "backend.training.trainer", "backend.diffusion.backbone", "backend.policies.lora", "backend.ppo.agent", "backend.rewards.composition")
@@ -22,3 +24,11 @@ def import_trainer() -> None:
             importlib.import_module(name)
         for name in PIPELINE:
             getattr(importlib.import_module("diffusers"), name)
+
+
+def free_cached_memory() -> None:
+    """Give the GPU memory that torch keeps for later back, so that other processes can have it; does nothing in a process that has not used a GPU."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        gc.collect()  # a model's modules refer to each other in circles
+        cuda.empty_cache()

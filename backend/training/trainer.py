@@ -12,7 +12,7 @@ import torch
 
 from backend.config import TrainConfig
 from backend.diffusion.sampler import Stopped
-from backend.errors import InputError
+from backend.errors import InputError, is_out_of_memory
 from backend.runs import LIVE, Run
 from backend.runs.files import read_json, write_json
 from backend.runs.process import host_name, is_same_process_alive
@@ -158,7 +158,7 @@ def explain_failure(error: BaseException, config: TrainConfig) -> str:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, InputError):
         return text
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+    if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
         smaller = max(1, config.group_size // config.minibatches // 2)
         remedies = [f"micro_batch {smaller}"] if config.micro_batch != 1 else []
         remedies += [] if config.gradient_checkpointing else ["gradient checkpointing"]
