@@ -160,7 +160,7 @@ class RunsTab:
             source, run_id = parse_choice(choice)
             store = self.context.demo if source == "demo" else self.context.store
             path = store.zip(run_id, folder=scratch_folder())
-        except InputError as error:
+        except (InputError, OSError) as error:  # the latter of the temporary folder itself
             return gr.skip(), note(str(error), "warn")
         return gr.File(value=[str(path)], visible=True), ""
 

@@ -10,13 +10,14 @@ import tempfile
 import time
 import uuid
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.config import TrainConfig
 from backend.errors import InputError
-from backend.runs.files import atomic_write, read_json, write_json
+from backend.runs.files import atomic_file, atomic_write, read_json, write_json
 from backend.runs.run import FOLDERS, Run
 from backend.runs.status import LIVE, Liveness, fresh_status, read_status
 
@@ -177,27 +178,45 @@ class RunStore:
     def zip(self, run_id: str, folder: str | Path | None = None, checkpoints: bool = True) -> Path:
         """Pack a run for download; control requests, ownership, temporary files and symbolic links stay out.
 
+        What a live run prunes meanwhile is left out.
+
         Returns:
             Path of `<id>.zip` in `folder`, which is made if it is not there (a new temporary one by default).
 
         Raises:
-            InputError: the run is unknown, or the folder cannot be made.
+            InputError: the run is unknown or deleted meanwhile, or the disk refuses; no torn file is left then.
         """
         run = self.get(run_id)
-        into = Path(folder or tempfile.mkdtemp(prefix="craterlab-"))
         try:
+            into = Path(folder or tempfile.mkdtemp(prefix="craterlab-"))
             into.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"folder {into} cannot be written ({error.strerror}): choose another") from error
+            raise InputError(f"folder {folder or tempfile.gettempdir()} cannot be written ({error.strerror}): choose another") from error
         target = into / f"{run.id}.zip"
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for path in sorted(run.path.rglob("*")):
+        try:
+            with atomic_file(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False) as archive:
+                for path in self._packed(run, checkpoints):
+                    with suppress(FileNotFoundError):  # pruned since it was listed
+                        archive.write(path, Path(run.id) / path.relative_to(run.path))
+                whole = f"{run.id}/config.json" in archive.namelist()
+        except OSError as error:
+            raise InputError(f"run {run.id} cannot be packed into {target} ({error.strerror or error}): free space in {into}, or choose another folder") from error
+        if not whole:
+            target.unlink(missing_ok=True)
+            raise InputError(f"run {run.id} was deleted while it was packed: choose another")
+        return target
+
+    @staticmethod
+    def _packed(run: Run, checkpoints: bool) -> list[Path]:
+        """Files of a run that belong into a download."""
+        found = []
+        for folder, _, names in os.walk(run.path):  # leaves out folders that vanish meanwhile, and links to others
+            for path in (Path(folder) / name for name in names):
                 inside = path.relative_to(run.path)
                 hidden = any(part.startswith(".") for part in inside.parts) or inside.parts[0] in PRIVATE
-                if hidden or path.is_symlink() or not path.is_file() or (inside.parts[0] == "checkpoints" and not checkpoints):
-                    continue
-                archive.write(path, Path(run.id) / inside)
-        return target
+                if not hidden and not path.is_symlink() and path.is_file() and (checkpoints or inside.parts[0] != "checkpoints"):
+                    found.append(path)
+        return sorted(found)
 
 
 def _gap_closed(run: Run) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 
 import pytest
@@ -185,3 +186,41 @@ def test_a_run_of_an_earlier_schema_keeps_the_defaults_of_its_time(tmp_path):
     config.write_text(json.dumps({"schema_version": 4}), encoding="utf-8")
     assert make_config(read_config_file(config)).company == earlier.company == 0 < TrainConfig().company
     assert TrainConfig().schema_version > 4
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_packed_is_left_out(store, tmp_path, monkeypatch):
+    run = store.create(TrainConfig())
+    for episode in (10, 20):
+        folder = run.checkpoints_dir / f"episode_{episode:06d}"
+        folder.mkdir()
+        (folder / "trainer.json").write_text("{}")
+    write = zipfile.ZipFile.write
+
+    def prune(archive, path, *others):
+        shutil.rmtree(run.checkpoints_dir / "episode_000010", ignore_errors=True)
+        return write(archive, path, *others)
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", prune)
+    with zipfile.ZipFile(store.zip(run.id, tmp_path)) as archive:
+        assert archive.testzip() is None and [name for name in archive.namelist() if "checkpoints" in name] == [f"{run.id}/checkpoints/episode_000020/trainer.json"]
+
+
+def test_a_full_disk_leaves_no_torn_zip_and_says_what_to_do(store, tmp_path, monkeypatch):
+    run, out = store.create(TrainConfig()), tmp_path / "out"
+
+    def full(archive, path, *others):
+        archive.fp.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(InputError, match=r"cannot be packed into .*\.zip \(No space left on device\): free space in"):
+        store.zip(run.id, out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_run_that_is_deleted_while_it_is_packed_gives_no_zip(store, tmp_path, monkeypatch):
+    run, out = store.create(TrainConfig()), tmp_path / "out"
+    monkeypatch.setattr(zipfile.ZipFile, "write", lambda *args: (_ for _ in ()).throw(FileNotFoundError(2, "gone")))
+    with pytest.raises(InputError, match="deleted while it was packed"):
+        store.zip(run.id, out)
+    assert list(out.iterdir()) == []
