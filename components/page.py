@@ -57,7 +57,7 @@ def build(context: PageContext) -> gr.Blocks:
         runs_page.select(runs.refresh, None, runs.lists, queue=False, **PRIVATE)
         compare.opened_by(compare_page)
         generate.opened_by(generate_page)
-        reference_page.select(reference.show, reference.which, [reference.summary, reference.spread], **PRIVATE)
+        reference.opened_by(reference_page)
         reference_page.select(draw, None, reference.render_outputs, inputs_kwargs=reference.render_inputs, **PRIVATE)
         page.load(_arrive(context), visitor, [view, visitor, train.monitor.parts["choice"]], queue=False, **PRIVATE)
         page.load(reference.offer, None, reference.lists, queue=False, **PRIVATE)

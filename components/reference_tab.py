@@ -15,7 +15,8 @@ from components.context import PageContext
 from components.drawing import reference_features
 from components.live_chart import figure
 from components.markup import empty, note, text
-from components.references import ReferenceLibrary, counts, label, spread_figure, tag, thumbnails
+from components.references import ReferenceLibrary, counts, figures_table, label, spread_figure, spread_table, tag, thumbnails
+from components.scratch import scratch_folder
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 SIDE = 256
@@ -48,6 +49,7 @@ class ReferenceTab:
         self.which = gr.Dropdown(choices=list(self.library.sets()), value="default", label="Reference set", elem_id="reference-set", interactive=True)
         self.summary = gr.HTML(elem_id="reference-summary", elem_classes="plain-html")
         self.spread = figure(pictures=True, elem_id="reference-spread")
+        self.figures = gr.HTML(elem_id="reference-figures", elem_classes="plain-html")
         with gr.Accordion("Build features", open=False, elem_id="features-box"):
             self._build_features()
         with gr.Accordion("Render a simulated crater", open=True, elem_id="render-box"):
@@ -55,7 +57,14 @@ class ReferenceTab:
         if not self.context.settings.public_demo:
             with gr.Accordion("Import your own images", open=False, elem_id="import-box"):
                 self._build_import()
-        self.which.change(self.show, self.which, [self.summary, self.spread], **PRIVATE)
+        self._then_measure(self.which.change(self.show, self.which, [self.summary, self.spread], **PRIVATE))
+
+    def opened_by(self, tab: gr.Tab) -> None:
+        """Whenever the tab is opened, show the set as it is now."""
+        self._then_measure(tab.select(self.show, self.which, [self.summary, self.spread], **PRIVATE))
+
+    def _then_measure(self, shown: Any) -> None:
+        shown.then(self.measure, self.which, self.figures, api_visibility="private", show_progress="minimal")  # after the images, for it may take seconds
 
     @property
     def lists(self) -> list[Any]:
@@ -76,6 +85,13 @@ class ReferenceTab:
         head = f'<h2 class="section-title">{text(label(manifest))} {tag(manifest)} <small>{text(about)}</small></h2>'
         return head + thumbnails(name, manifest, 300, "strip") + counts(manifest), spread_figure(manifest) if name == "default" else None
 
+    def measure(self, name: str) -> str:
+        """Light, colour, near duplicates and captions of a set."""
+        try:
+            return figures_table(self.library.figures(name))
+        except InputError as error:
+            return note(str(error), "warn")
+
     def _build_features(self) -> None:
         about = "What the rewards compare: each image as a vector. The map shows where the set has company and where it stands alone."
         gr.HTML(f'<div class="caption">{about}</div>', elem_classes="plain-html")
@@ -84,25 +100,32 @@ class ReferenceTab:
             button = gr.Button("Build", elem_id="features-start", size="md")
         report, plot = gr.HTML(elem_id="features-report", elem_classes="plain-html"), figure(pictures=True, elem_id="features-map")
         settings = {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": report, "concurrency_limit": 1, "concurrency_id": "device"}
-        button.click(self.features, [self.which, extractor], [report, plot], **settings)
+        file = gr.File(label="To take along", visible=False, elem_id="features-file")
+        button.click(self.features, [self.which, extractor], [report, plot, file], **settings)
 
-    def features(self, name: str, extractor: str) -> tuple[str, Any]:
-        """Features of a set by an extractor: their number, their network, and a map of them."""
+    def features(self, name: str, extractor: str) -> tuple[str, Any, Any]:
+        """Features of a set by an extractor: their number, their network and their spread, a map of them, and all of them as NPZ."""
         from backend.analysis.feature_figures import feature_map
         from backend.reference.dataset import load_reference
+        from backend.reference.export import features_npz_name, write_features_npz
+        from backend.reference.statistics import describe_features
 
         try:
             found = load_reference(self.library.folder(name))
             values, about = reference_features(self.context, found.images, extractor)
-            plot = feature_map({"reference": values}, "pca")
-        except InputError as error:
-            return note(str(error), "bad"), None
+            if len(values) < 2:
+                raise InputError(f"set {name!r} has one image: features are compared with each other; import two or more")
+            plot, spread = feature_map({"reference": values}, "pca"), describe_features(values)
+            file = write_features_npz(found, values, about, scratch_folder() / features_npz_name(extractor))
+        except (InputError, OSError) as error:  # the latter of the temporary folder
+            return note(str(error), "bad"), None, gr.File(value=None, visible=False)
         trace = plot["data"][0]
         trace["customdata"] = [[f"crater/reference/{name}/{i}.png", caption] for i, caption in enumerate(found.captions)]
         trace["hovertemplate"] = "<extra></extra>"
         plot["layout"].pop("title", None)
         what = "; ".join(f"{key}: {value}" for key, value in about.items())
-        return note(f"{len(values)} images, {values.shape[1]} numbers each ({what}).", "good"), {"key": extractor, **plot}
+        said = note(f"{len(values)} images, {values.shape[1]} numbers each ({what}).", "good") + spread_table(spread)
+        return said, {"key": f"{name} {extractor}", **plot}, gr.File(value=str(file), visible=True)
 
     def _build_renderer(self) -> None:
         with gr.Row(equal_height=False):

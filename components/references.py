@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import InputError
-from backend.reference.manifest import read_manifest
-from components.markup import Raw, empty, table, text
+from backend.reference.manifest import MANIFEST, read_manifest
+from components.markup import Raw, empty, number, table, text
 
 IMPORTED = ".references"
+MEASURED_PIXELS = 500 * 128 * 128  # of a set whose figures the page shows: some six seconds and half a gigabyte
 SLUG = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
@@ -25,6 +26,7 @@ class ReferenceLibrary:
 
     def __init__(self, default: str | Path, runs: str | Path) -> None:
         self.default, self.imported = Path(default), Path(runs) / IMPORTED
+        self._figures: dict[tuple[Path, int], dict[str, Any]] = {}
 
     def sets(self) -> dict[str, Path]:
         """Folder by short name; the server's own set is "default"."""
@@ -56,6 +58,25 @@ class ReferenceLibrary:
         except InputError:
             return None
         return self.sets()[name] / images[index]["file"] if 0 <= index < len(images) else None
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """What `describe_images` says of a set; of images evenly over it where all have more than `MEASURED_PIXELS`. Measured once while the set stays as it is.
+
+        Raises:
+            InputError: no such set, or an image that is missing or damaged.
+        """
+        from backend.reference.dataset import read_image, select_reference
+        from backend.reference.statistics import describe_images
+
+        folder = self.folder(name)
+        manifest = read_manifest(folder)
+        key = folder, (folder / MANIFEST).stat().st_mtime_ns
+        if key not in self._figures:
+            total = len(manifest["images"])
+            height, width, _ = read_image(folder, manifest["images"][0]).shape
+            count = min(total, max(2, MEASURED_PIXELS // (height * width)))
+            self._figures[key] = describe_images(select_reference(folder, manifest, [i * total // count for i in range(count)])) | {"total": total}
+        return self._figures[key]
 
     def strip(self, name: str = "default", limit: int = 200) -> str:
         """Thumbnails in one row that scrolls, with the label that says whether they are simulated."""
@@ -125,6 +146,46 @@ def counts(manifest: dict[str, Any]) -> str:
         if found:
             rows.append([attribute, ", ".join(f"{v} {values.count(v)}" for v in found)])
     return table(["Attribute", "Images"], rows) if rows else ""
+
+
+def figures_table(figures: dict[str, Any]) -> str:
+    """Light, colour, near duplicates and captions of a set, as a table.
+
+    Args:
+        figures: of `ReferenceLibrary.figures`.
+    """
+    measured, near = figures["images"], figures["near_duplicates"]
+    pairs = "; ".join(f"{second} repeats {first}" for second, first in near[:5]) + (f"; and {len(near) - 5} more" if len(near) > 5 else "")
+    words = ", ".join(f"{word} {count}" for word, count in figures["commonest_words"].items())
+    rows = [
+        ["Size", f"{figures['width']} x {figures['height']} pixels"],
+        ["Brightness (0 to 1)", f"{number(figures['brightness_mean'], 3)}; images differ by {number(figures['brightness_std_between_images'], 2)} (standard deviation)"],
+        ["Contrast within an image", number(figures["contrast_mean"], 3)],
+        ["Saturation (0 grey, 1 pure colour)", number(figures["saturation_mean"], 3)],
+        ["Pixels wholly black or white", f"{100 * figures['black_or_white_share']:.2g} %"],
+        ["Slope of the power spectrum", f"{number(figures['spectral_slope'], 3)} (the higher, the smoother)"],
+        ["Near duplicates", f"{len(near)}: {pairs}" if near else "none"],
+        ["Captions", f"{figures['captions']} of {measured} images" + (f"; commonest words: {words}" if words else "")],
+        *([["Licence", figures["licence"]]] if figures["licence"] else []),
+    ]
+    part = "" if measured == figures["total"] else f", of {measured} of its {figures['total']} images, evenly over the set"
+    return table(["What the set is like", "Measured"], rows, caption=f"Light, colour and captions{part}")
+
+
+def spread_table(spread: dict[str, float]) -> str:
+    """How far features lie from each other, as a table.
+
+    Args:
+        spread: of `describe_features`.
+    """
+    rows = [
+        ["Numbers an image", number(spread["dimension"])],
+        ["Directions that carry the variance (effective rank)", number(spread["effective_rank"], 3)],
+        ["Mean distance of two images", number(spread["pairwise_mean"], 3)],
+        ["Distance to the nearest other image, median", number(spread["nearest_median"], 3)],
+        ["Distance to the nearest other image, smallest", number(spread["nearest_min"], 3)],
+    ]
+    return table(["Spread of the features", "In standard deviations"], rows)
 
 
 def spread_figure(manifest: dict[str, Any]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,16 +80,30 @@ def load_reference(folder: str | Path = "reference_data", field: str | None = No
     """
     folder = Path(folder)
     try:
-        manifest = read_manifest(folder)
-        images = [read_image(folder, entry) for entry in manifest["images"]]
+        return select_reference(folder, read_manifest(folder))
     except InputError as error:
         raise InputError(str(error), field=field) from error
+
+
+def select_reference(folder: Path, manifest: dict[str, Any], chosen: Sequence[int] | None = None) -> ReferenceSet:
+    """Some images of a set, each compared with its SHA-256.
+
+    Args:
+        folder: where the set lies.
+        manifest: its manifest; that of the result names the chosen images alone.
+        chosen: their positions; all where None.
+
+    Raises:
+        InputError: an image is missing, damaged, not the one that the manifest names, or of another size than the others.
+    """
+    entries = manifest["images"] if chosen is None else [manifest["images"][i] for i in chosen]
+    images = [read_image(folder, entry) for entry in entries]
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         sizes = ", ".join(sorted(f"{w} x {h}" for h, w, _ in shapes))
-        raise InputError(f"images of {str(folder)!r} have different sizes ({sizes}): import them, which brings them to one", field=field)
-    captions = [entry["caption"] for entry in manifest["images"]]
-    return ReferenceSet(np.stack(images), captions, manifest, bool(manifest.get("simulated", False)), folder)
+        raise InputError(f"images of {str(folder)!r} have different sizes ({sizes}): import them, which brings them to one")
+    captions = [entry["caption"] for entry in entries]
+    return ReferenceSet(np.stack(images), captions, {**manifest, "images": entries}, bool(manifest.get("simulated", False)), folder)
 
 
 def read_image(folder: Path, entry: dict[str, Any]) -> np.ndarray:

@@ -47,7 +47,21 @@ def save_features_npz(reference: ReferenceSet, extractor: str, path: Path, devic
     Raises:
         InputError: unknown extractor or missing weights, or the file cannot be written.
     """
-    features, described = image_features(reference.images, extractor, device)
+    return write_features_npz(reference, *image_features(reference.images, extractor, device), path)
+
+
+def write_features_npz(reference: ReferenceSet, features: np.ndarray, described: dict[str, Any], path: Path) -> Path:
+    """Write features that are computed already, as `save_features_npz` does.
+
+    Args:
+        reference: whose images they are of.
+        features: float32 `[M, D]`.
+        described: what the extractor says of itself.
+        path: file to write, ending in .npz.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     return _save_npz(
         path,
         features=features,
