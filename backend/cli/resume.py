@@ -45,7 +45,7 @@ def _refuse_what_cannot_go_on(store: RunStore, run: Run) -> None:
         raise InputError(f"run {run.id} is completed after {run.config.episodes} episodes: train a new one with `--config {run.config_path}`")
     from backend.training.session import check_inputs
 
-    check_inputs(run.config, here=True)
+    check_inputs(run.config, here=True, begun=True)
 
 
 def _watched_state(store: RunStore, run: Run) -> str:

@@ -27,6 +27,7 @@ from backend.evaluation.results import write_results
 from backend.evaluation.samples import write_evolution
 from backend.policies.base import Policy
 from backend.reference.dataset import load_reference
+from backend.reference.prompts import load_prompts, said_of_overlap
 from backend.runs import Run
 
 TRIVIAL = (0.6, 1.4)  # constant guidances that a policy must beat, in units of the run's own: most models vary more at a lower one, the embedded model at a higher
@@ -176,7 +177,7 @@ def evaluate_run(
 
     Returns:
         What evaluation.json holds: `images`, `small`, `gap_closed` (None where the reward saw the judge's network), `gap`, `attainable`, `table`, `guards`, `adherence`,
-        `trivial`, `notes`, hashes of model, protocol and judge.
+        `trivial`, `overlap` of test and training prompts in words, `notes`, hashes of model, protocol and judge.
 
     Raises:
         InputError: no checkpoint, too few images or renders, or a missing model, prompt file or reference set.
@@ -228,4 +229,13 @@ def _facts(run: Run, checkpoint: str, protocol: Protocol, stage: Stage, digest: 
         "judge": stage.judges.describe(),
         "real_images": len(stage.judges.real),
         "trainable": policy.trainable_count,
+        "overlap": overlap(run.config, protocol),
     }
+
+
+def overlap(config: TrainConfig, protocol: Protocol) -> str:
+    """What must be known of test prompts that the run was trained on; empty where there are none, or where its training prompts are not on this machine."""
+    try:
+        return said_of_overlap(protocol.prompts, load_prompts(config.train_prompts))
+    except InputError:
+        return ""

@@ -23,6 +23,8 @@ def notes_on(result: Mapping[str, Any], known: Sequence[str] = ()) -> list[str]:
         notes.append(f"This is a first look: published figures use {PUBLISHED} images, and Vendi scores of other subset sizes cannot be compared.")
     if result.get("reward_saw_judge"):
         notes.append(_no_stranger(result))
+    if result.get("overlap"):
+        notes.append(result["overlap"] + ".")
     notes += [*known, *_guards(result)]
     reach = result.get("attainable")
     if reach and reach["estimate"] is not None and 0 <= round(reach["estimate"], 2) <= 1:  # outside, base and ceiling do not stand as this sentence supposes

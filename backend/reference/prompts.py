@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import InputError
@@ -42,6 +43,21 @@ def load_prompts(path: str | Path, field: str | None = None) -> list[str]:
     except OSError as error:
         raise InputError(f"prompt file {str(path)!r} cannot be read ({error.strerror}): check its permissions", field=field) from error
     return parse_prompts(text, str(path), field)
+
+
+def not_held_out(test: Sequence[str], training: Sequence[str]) -> list[str]:
+    """Test prompts that stand among the training prompts too, whatever their capitals."""
+    trained = {prompt.casefold() for prompt in training}
+    return [prompt for prompt in test if prompt.casefold() in trained]
+
+
+def said_of_overlap(test: Sequence[str], training: Sequence[str]) -> str:
+    """A sentence about test prompts that are trained on; empty where all are held out."""
+    shared = not_held_out(test, training)
+    if not shared:
+        return ""
+    said = f"{len(shared)} of {len(test)} test prompts stand among the training prompts too (first {shared[0][:60]!r})"
+    return f"{said}: on these, probes, evaluation and the gap closed measure what was trained on; name a test_prompts file without them"
 
 
 def parse_prompts(text: str, source: str = "prompts", field: str | None = None) -> list[str]:

@@ -115,11 +115,11 @@ class Manager:
         self._check_inputs(config)
         check_tracker(config)
 
-    def _check_inputs(self, config: TrainConfig) -> None:
+    def _check_inputs(self, config: TrainConfig, begun: bool = False) -> None:
         from backend.training.session import check_inputs
 
         if not self.host.has_own_sessions:
-            check_inputs(config, here=self.chunk is None)
+            check_inputs(config, here=self.chunk is None, begun=begun)
 
     def resume(self, run_id: str, token: Owner | None = None) -> str:
         """Let a paused run go on, or queue one that ended early.
@@ -141,7 +141,7 @@ class Manager:
             self.places.check(self.places.owner_of(run_id, token))
             if state == "completed" and run.status().episode >= run.config.episodes:
                 raise InputError(f"run {run_id} is completed: clone it to train longer or differently")
-            self._check_inputs(run.config)
+            self._check_inputs(run.config, begun=True)
             dropped = queue_again(run)
             self.places.give(run_id, token)
             self._enqueue(run)

@@ -14,7 +14,7 @@ from backend.config import TrainConfig
 from backend.errors import InputError
 from backend.features.device import resolve_device
 from backend.reference.dataset import load_reference
-from backend.reference.prompts import load_prompts
+from backend.reference.prompts import load_prompts, not_held_out, said_of_overlap
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,20 +49,25 @@ class Session:
     notes: list[str] = field(default_factory=list)
 
 
-def check_inputs(config: TrainConfig, here: bool = False) -> None:
+def check_inputs(config: TrainConfig, here: bool = False, begun: bool = False) -> None:
     """Look at every file that the settings name, before anything is written. Imports no diffusers.
 
     Args:
         config: the settings.
         here: it is this machine that will train, so their device is looked for too.
+        begun: the run has trained already, so test prompts that are none are told in an alert and do not keep it from going on.
 
     Raises:
         InputError: one cannot be used; `field` names its setting.
     """
     if here:
         resolve_device(config.device)
-    load_prompts(config.train_prompts, field="train_prompts")
-    load_prompts(config.test_prompts, field="test_prompts")
+    training, test = load_prompts(config.train_prompts, field="train_prompts"), load_prompts(config.test_prompts, field="test_prompts")
+    if not begun and len(not_held_out(test, training)) == len(test):
+        raise InputError(
+            f"test_prompts {config.test_prompts!r} holds nothing but prompts of train_prompts {config.train_prompts!r}, so probes, evaluation and the gap closed would measure "
+            "what was trained on: name a test_prompts file with other prompts, or take some out of train_prompts", field="test_prompts",
+        )  # fmt: skip
     load_reference(config.reference, field="reference")
     folder = Path(config.base_model)
     if folder.is_dir():
@@ -97,7 +102,7 @@ def build_session(config: TrainConfig, say: Callable[[str], None] = lambda phase
     Raises:
         InputError: a file, a device or a network's weights are missing.
     """
-    check_inputs(config)
+    check_inputs(config, begun=True)
     device = resolve_device(config.device)
     say("loading the model")
     _quiet_loaders()
@@ -117,10 +122,11 @@ def build_session(config: TrainConfig, say: Callable[[str], None] = lambda phase
 
         return RewardFunction(config, reference.tensor(), reference.captions, device, base_images)
 
+    notes = [*filter(None, [said_of_overlap(test_prompts, train_prompts)]), *said_of_cut(backbone, training=train_prompts, test=test_prompts)]
     facts = {"reference": reference.label, "reference_sha256": reference.digest, "simulated_reference": reference.simulated, "device": str(device)}
     return Session(
         agent, make_reward, train_prompts, test_prompts, train_embeds, test_embeds, reference.tensor(), list(reference.captions), device,
-        partial(watch_denoising, agent), facts, said_of_cut(backbone, training=train_prompts, test=test_prompts),
+        partial(watch_denoising, agent), facts, notes,
     )  # fmt: skip
 
 

@@ -162,6 +162,19 @@ def test_a_judge_that_the_reward_saw_gives_no_headline(make_run, settings):
     assert "constant guidance" not in said and not evaluate.reward_sees_judge(TrainConfig(extractor="efficientnet_lite2", ensemble="MMD@efficientnet_lite0=1"))
 
 
+def test_test_prompts_that_were_trained_on_are_noted(make_run, tmp_path):
+    training = tmp_path / "train.txt"
+    training.write_text(PROMPTS[1])
+    run = make_run(train_prompts=str(training))
+    protocol = evaluate.protocol_for(run.config, 4)
+    said = evaluate.overlap(run.config, protocol)
+    assert said.startswith(f"1 of 2 test prompts stand among the training prompts too (first '{PROMPTS[1][:60]}')")
+    judged = {"images": 4, "real_images": 40, "small": True, "guards": {"passed": True}, "table": []}
+    assert said + "." in notes_on(judged | {"overlap": said}) and not any("training prompts" in note for note in notes_on(judged | {"overlap": ""}))
+    training.unlink()
+    assert evaluate.overlap(run.config, protocol) == "", "elsewhere the training prompts may not be at hand"
+
+
 def test_attainable_share_of_the_gap_is_what_the_autoencoder_leaves(make_run, monkeypatch):
     def through(change: Callable[[torch.Tensor], torch.Tensor]) -> dict:
         monkeypatch.setattr("backend.diffusion.backbone.Backbone.reconstruct", lambda self, images: change(images))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from backend.config import TrainConfig
 from backend.errors import InputError
-from backend.reference.prompts import load_prompts, parse_prompts
+from backend.reference.prompts import load_prompts, not_held_out, parse_prompts, said_of_overlap
 
 
 def write(folder: Path, data: bytes) -> Path:
@@ -54,3 +55,15 @@ def test_missing_file_folder_and_huge_file(tmp_path):
 
 def test_a_prompt_may_be_of_any_length():
     assert parse_prompts("crater " * 1000) == [" ".join(["crater"] * 1000)]
+
+
+def test_test_prompts_that_are_trained_on_are_found_whatever_their_capitals():
+    training = ["old craters", "Fresh craters", "wide craters"]
+    assert not_held_out(["fresh craters", "new craters", "OLD craters"], training) == ["fresh craters", "OLD craters"]
+    assert said_of_overlap(["new craters"], training) == ""
+    assert said_of_overlap(["new craters", "fresh craters"], training).startswith("1 of 2 test prompts stand among the training prompts too (first 'fresh craters')")
+
+
+def test_the_shipped_test_prompts_are_never_trained_on():
+    training, test = (load_prompts(getattr(TrainConfig(), name)) for name in ("train_prompts", "test_prompts"))
+    assert len(training) == 400 and len(test) == 10 and not not_held_out(test, training)

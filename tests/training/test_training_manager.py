@@ -111,6 +111,17 @@ def test_a_run_whose_device_is_not_here_keeps_its_state_when_it_is_resumed(store
     assert refused.value.field == "device" and run.status() == before
 
 
+def test_a_new_run_needs_test_prompts_of_its_own_and_an_old_one_without_goes_on(store, monkeypatch):
+    settings, manager, queued = TrainConfig(test_prompts=TrainConfig().train_prompts), Manager(store), []
+    monkeypatch.setattr(manager, "_enqueue", lambda run: queued.append(run.id))
+    with pytest.raises(InputError, match="holds nothing but prompts of train_prompts") as refused:
+        manager.start({"test_prompts": settings.test_prompts})
+    assert refused.value.field == "test_prompts" and not store.root.exists()
+    run = store.create(settings)
+    settle(run, "stopped", "stopped after 3 episodes", error="")
+    assert "goes on from" in manager.resume(run.id) and queued == [run.id]
+
+
 def test_settings_are_refused_before_anything_is_written(store, tmp_path):
     manager = Manager(store)
     (tmp_path / "empty.txt").write_text("")

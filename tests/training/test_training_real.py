@@ -7,8 +7,9 @@ import pytest
 
 from backend.analysis.figures import schedule
 from backend.config import TrainConfig
+from backend.errors import InputError
 from backend.runs import RunStore
-from backend.training.session import build_session
+from backend.training.session import build_session, check_inputs
 from backend.training.trainer import train
 from tests.training.fingerprint import fingerprint
 from tests.training.steering import StopAt
@@ -60,6 +61,20 @@ def test_prompts_of_any_length_are_trained_on_and_what_is_not_read_is_said(tiny_
     assert train(settings, run) == "completed", run.status().error
     told = [event["message"] for event in run.events() if event["kind"] == "alert"]
     assert "1 of 2 training prompts have more than the 16 tokens" in told[0] and "'fresh mars craters" in told[0]
+
+
+def test_test_prompts_that_are_trained_on_are_refused_or_said(tiny_pipeline, tmp_path):
+    paths = {name: tmp_path / f"{name}.txt" for name in ("train_prompts", "test_prompts")}
+    settings = config(tiny_pipeline, episodes=1, **{name: str(path) for name, path in paths.items()})
+    paths["train_prompts"].write_text("old mars craters\nfresh mars craters\n")
+    paths["test_prompts"].write_text("Fresh mars craters\n")
+    with pytest.raises(InputError, match="test_prompts .*test_prompts.txt' holds nothing but prompts of train_prompts .*train_prompts.txt'.* name a test_prompts file") as refused:
+        check_inputs(settings)
+    assert refused.value.field == "test_prompts"
+    check_inputs(settings, begun=True)
+    paths["test_prompts"].write_text("Fresh mars craters\nwide mars craters\n")
+    check_inputs(settings)
+    assert build_session(settings).notes[0].startswith("1 of 2 test prompts stand among the training prompts too (first 'Fresh mars craters')")
 
 
 def test_the_learned_schedule_is_recorded_with_each_sample_and_drawn(tiny_pipeline, tmp_path):
