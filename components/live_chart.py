@@ -39,7 +39,8 @@ def live_charts(**settings: Any) -> gr.HTML:
 def _card(chart: Chart) -> str:
     wide = " wide" if chart.wide else ""
     return (
-        f'<section class="chart-card{wide}" data-chart="{text(chart.key)}" aria-label="{text(chart.title)}"><h3>{text(chart.title)}</h3><p>{text(chart.sentence)}</p>'
+        f'<section class="chart-card{wide}" data-chart="{text(chart.key)}" aria-label="{text(chart.title)}"><h3>{text(chart.title)}</h3>'
+        f'<p>{text(chart.sentence)}<span class="chart-scale"></span></p>'
         f'<div class="chart-div" id="chart-{text(chart.key)}"></div></section>'
     )
 

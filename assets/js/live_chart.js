@@ -47,10 +47,15 @@ const marksOf = (value, wide) => {
   return { shapes, annotations };
 };
 
+// A logarithmic axis drops what is not above zero: where a card holds such a value its axis stays linear.
+const fitsLog = (traces) => traces.every((t) => (t.y || []).every((v) => !Number.isFinite(v) || v > 0));
+
 const drawCard = async (card) => {
   const value = props.value;
   const chart = value && value.charts && value.charts[card.dataset.chart];
   const div = card.querySelector('.chart-div');
+  const scale = card.querySelector('.chart-scale');
+  scale.textContent = '';
   if (!chart) return;
   const waiting = chart.traces.length === 0;
   card.dataset.waiting = !waiting ? '' : chart.points ? 'Nothing of this in this run so far' : 'Waiting for the first episode';
@@ -68,9 +73,11 @@ const drawCard = async (card) => {
   }
   const wide = card.classList.contains('wide');
   const marks = chart.across ? {} : marksOf(value, wide);
-  const layout = { ...baseLayout(), ...marks, uirevision: [value.run, options.x, options.log].join('|'), hovermode: 'x unified',
-    xaxis: axisStyle({ title: { text: chart.across || xTitle[options.x], standoff: 6 } }), yaxis: axisStyle({ type: options.log ? 'log' : 'linear', title: { text: chart.unit, standoff: 4 } }) };
-  await P.react(div, tracesOf(chart, value.axes), layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ['lasso2d', 'select2d', 'autoScale2d'] });
+  const traces = tracesOf(chart, value.axes), logarithmic = options.log && fitsLog(traces);
+  scale.textContent = options.log && !logarithmic ? ' Linear axis: some values are not above zero.' : '';
+  const layout = { ...baseLayout(), ...marks, uirevision: [value.run, options.x, logarithmic].join('|'), hovermode: 'x unified',
+    xaxis: axisStyle({ title: { text: chart.across || xTitle[options.x], standoff: 6 } }), yaxis: axisStyle({ type: logarithmic ? 'log' : 'linear', title: { text: chart.unit, standoff: 4 } }) };
+  await P.react(div, traces, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ['lasso2d', 'select2d', 'autoScale2d'] });
   div.dataset.points = String(chart.points);
 };
 const draw = () => { cards.forEach((card) => { if (inView.has(card)) drawCard(card); }); };

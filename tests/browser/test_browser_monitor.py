@@ -18,9 +18,9 @@ LAYOUT = "(() => {{ const l = document.querySelector('#chart-{chart}')._fullLayo
 SPREAD = "(() => { const t = document.querySelector('#chart-reward').data.find((t) => t.name === 'group score'); return Math.max(...t.y) - Math.min(...t.y); })()"
 
 
-def layout(page: Any, what: str) -> Any:
-    """Something of the reward chart's layout `l`."""
-    return page.evaluate(LAYOUT.format(chart="reward", what=what))
+def layout(page: Any, what: str, chart: str = "reward") -> Any:
+    """Something of a chart's layout `l`."""
+    return page.evaluate(LAYOUT.format(chart=chart, what=what))
 
 
 def test_axes_smoothing_samples_and_reasons(open_page: Any, server: Server) -> None:
@@ -34,9 +34,7 @@ def test_axes_smoothing_samples_and_reasons(open_page: Any, server: Server) -> N
     bar.locator("select").select_option("images")
     wait_for(lambda: layout(page, "l.xaxis.title.text") == "images drawn" and layout(page, "l.xaxis.range[1]") > 600, 10, "images on the horizontal axis")
     bar.locator("select").select_option("episode")
-    bar.locator("input[type=checkbox]").check()
-    wait_for(lambda: layout(page, "l.yaxis.type") == "log", 10, "a logarithmic axis")
-    bar.locator("input[type=checkbox]").uncheck()
+    _logarithmic(page, bar)
     before = page.evaluate(SPREAD)
     bar.locator("input[type=range]").fill("0.96")
     wait_for(lambda: page.evaluate(SPREAD) < 0.9 * before, 10, "a smoother curve")
@@ -46,10 +44,24 @@ def test_axes_smoothing_samples_and_reasons(open_page: Any, server: Server) -> N
     assert steps.points(page) == 40 and layout(page, "l.yaxis.type") == "linear"
 
 
+def _logarithmic(page: Any, bar: Any) -> None:
+    """A card whose values are all above zero gets the axis; the others stay as they are and say so."""
+    page.locator("#chart-gradients").scroll_into_view_if_needed()
+    bar.locator("input[type=checkbox]").check()
+    wait_for(lambda: layout(page, "l.yaxis.type", "gradients") == "log", 10, "a logarithmic axis")
+    assert page.inner_text("[data-chart=gradients] .chart-scale") == ""
+    page.locator("#chart-reward").scroll_into_view_if_needed()
+    wait_for(lambda: "Linear axis" in page.inner_text("[data-chart=reward] .chart-scale"), 10, "a word on why the scores stay linear")
+    assert layout(page, "l.yaxis.type") == "linear", "scores of the default reward are below zero, and a logarithmic axis drops them"
+    bar.locator("input[type=checkbox]").uncheck()
+    wait_for(lambda: page.inner_text("[data-chart=reward] .chart-scale") == "", 10, "the axis that was asked for")
+
+
 def _older_samples(page: Any) -> None:
     film = page.locator("#film")
     film.scroll_into_view_if_needed()
     wait_for(lambda: page.get_attribute("#film .strip", "data-episode") == "40", 15, "the newest samples")
+    assert "score of these 8: −0." in page.inner_text("#film .film-title")
     film.locator("input[type=range]").fill("0")
     wait_for(lambda: page.get_attribute("#film .strip", "data-episode") == "0", 10, "the oldest samples")
     film.locator("summary", has_text="why").first.click()
