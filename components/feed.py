@@ -10,7 +10,7 @@ from backend.errors import InputError
 from backend.runs import Run
 from backend.runs.events import standing_changes
 from components import banner
-from components.series import chart_payload
+from components.series import base_probes, chart_payload
 
 FRESH_SECONDS = 0.4
 FORCE_AFTER_SECONDS = 30
@@ -103,11 +103,12 @@ class RunFeed:
         self._offset, self._attempt = offset, attempt
         if not offset:
             self._read_again = True
-        rows, changes = len(self._columns.get("episode", [])), self.changes()
-        key = (attempt, rows, [c["seq"] for c in changes], self._sample)
+        rows, changes, probes = len(self._columns.get("episode", [])), self.changes(), sum(event.get("kind") == "probe" for event in self.events)
+        key = (attempt, rows, [c["seq"] for c in changes], self._sample, probes)
         if key != self._rows:
             self._rows = key
-            self._set("charts", chart_payload(self.run.id, self._columns, changes, self._policy))
+            beside = {"base_probe": base_probes(self.events, self._columns.get("episode", []))}
+            self._set("charts", chart_payload(self.run.id, self._columns | beside, changes, self._policy, self.run.config.probe_images))
 
     def _read_samples(self) -> None:
         def entries(found: list[Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def prose(value: Any) -> str:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number in words a person reads: significant digits, a thin minus, a dash for nothing."""
+    """A number in words a person reads: significant digits, the minus of the charts, a dash for nothing."""
     if value is None:
         return "–"
     try:
@@ -31,7 +31,8 @@ def number(value: Any, digits: int = 4) -> str:
         return text(value)
     if not math.isfinite(value):
         return "–"
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.{digits}g}"
+    words = f"{value:,.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.{digits}g}"
+    return f"−{words[1:]}" if words.startswith("-") else words
 
 
 def duration(seconds: float | None) -> str:

@@ -20,6 +20,7 @@ from components.login import owner_of
 from components.markup import note
 
 RESUMABLE = {"stopped", "interrupted", "failed"}
+SAMPLES_CAPTION = "same prompts and seeds each time, not trained on; under each image its reward, in standard deviations of what images of recent training groups get"
 SHOWN = ("banner", "charts", "film", "alerts", "log")  # parts of a feed that have a place of their own
 
 
@@ -58,7 +59,7 @@ class Monitor:
         self.parts["alerts"] = gr.HTML("", elem_id="alerts", elem_classes="plain-html")
         self.parts["charts"] = live_charts(elem_id="charts")
         gr.HTML(
-            '<h2 class="section-title">Samples <small>same prompts and seeds each time; the credit under each image is what the policy is paid for it</small></h2>',
+            f'<h2 class="section-title">Samples <small>{SAMPLES_CAPTION}</small></h2>',
             elem_classes="plain-html",
         )
         self.parts["film"] = filmstrip(elem_id="film")

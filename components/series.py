@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,14 +44,17 @@ CHARTS = (
     Chart(
         "reward",
         "Group score",
-        "Raw score of each group of images; the band is one standard deviation over recent episodes. Up is more diverse.",
+        "Raw score of each group of images; up is more diverse. Single groups jump, for each draws other prompts; the band is one standard deviation over recent "
+        "episodes. The base's line is the mean of all its groups so far, more with time. Diamonds are probes: the same test prompts and seeds each time, so they show "
+        "learning best. Their sets have another size, so they compare with the base's own probe and not with the groups.",
         "score",
         (
             Trace("batch_score", "group score", 2),
-            Trace("base_level", "base model", 7, "dash", "level"),
+            Trace("base_level", "base model, mean of groups", 7, "dash", "level"),
             Trace("reference_level", "reference set", 1, "dot", "level"),
             Trace("best_score", "best so far", 3, "dashdot", "level"),
-            Trace("probe_score", "probe, test prompts", 4, "solid", "points"),
+            Trace("base_probe", "base's probe{size}", 4, "longdash", "level"),
+            Trace("probe_score", "probe{size}", 4, "solid", "points"),
         ),
         wide=True,
     ),
@@ -92,7 +96,15 @@ CHARTS = (
         (Trace("ratio_mean", "mean", 2), Trace("ratio_max", "largest", 1, "dash"), Trace("ratio_std", "standard deviation", 3, "dot")),
         more=True,
     ),
-    Chart("entropy", "Policy entropy", "Constant by construction where the scheduler sets the noise (LORA_UNET).", "nats", (Trace("entropy", "entropy", 2),), more=True),
+    Chart(
+        "entropy",
+        "Spread of the policy",
+        "Mean logarithm of the actions' standard deviation: by how many nats an action element's entropy exceeds a unit Gaussian's, so mostly below zero. "
+        "Constant by construction where the scheduler sets the noise (LORA_UNET).",
+        "mean log std",
+        (Trace("entropy", "log standard deviation", 2),),
+        more=True,
+    ),
     Chart(
         "coefficients",
         "Adapted coefficients",
@@ -251,14 +263,43 @@ def plan_charts(policy: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     return {"plan": plan, "plan_guidance": chosen}, axes_of
 
 
-def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[dict[str, Any]] = (), policy: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def base_levels(columns: Mapping[str, list[Any]]) -> list[Any]:
+    """The base's level for each row: the newest under the guidance and share of the reference set of its time, since the mean settles as more base groups are drawn."""
+    levels, since = columns["base_level"], columns.get("trend_from", [])
+    newest: dict[Any, Any] = {}
+    keys = [since[i] if i < len(since) else None for i in range(len(levels))]
+    for key, level in zip(keys, levels, strict=True):
+        if _finite(level) is not None:
+            newest[key] = level
+    return [newest.get(key) for key in keys]
+
+
+def base_probes(events: Sequence[Mapping[str, Any]], episodes: Sequence[Any]) -> list[Any]:
+    """The base's own probe for each episode: the one that was drawn at the guidance of its time.
+
+    Args:
+        events: of the run, in order; those of kind "probe" tell the base's score, and whether it was drawn anew because the guidance changed.
+        episodes: numbers of the rows.
+    """
+    told: dict[float, Any] = {}
+    for event in events:
+        if event.get("kind") == "probe" and _finite(event.get("episode")) is not None and (event["episode"] == 0 or event.get("renewed")):
+            told[float(event["episode"])] = event.get("base")
+    starts = sorted(told)
+    return [told[starts[i - 1]] if (i := bisect_right(starts, (_finite(episode) or 0.0) - 1)) else None for episode in episodes]
+
+
+def chart_payload(
+    run_id: str, columns: dict[str, list[Any]], changes: Sequence[dict[str, Any]] = (), policy: Mapping[str, Any] | None = None, probe_images: int | None = None
+) -> dict[str, Any]:
     """What the live charts draw.
 
     Args:
         run_id: with its attempt, the name under which a zoom is kept.
-        columns: policy_updates.csv by column, rows in order.
+        columns: policy_updates.csv by column, rows in order; beside them `base_probe`, see `base_probes`.
         changes: events of kind "change": `{episode, field, value}`.
         policy: what the latest sample says of its policy.
+        probe_images: images of a probe, for the legend.
 
     Returns:
         `{run, axes: {u: {episode, minutes, images}}, charts: {key: {unit, points, traces}}, marks}`; charts of a plan have `across`,
@@ -268,12 +309,14 @@ def chart_payload(run_id: str, columns: dict[str, list[Any]], changes: Sequence[
     ranges = bins(len(positions["episode"]))
     charts = {}
     plans, plan_axes = plan_charts(policy or {})
+    size = f" of {probe_images}" if probe_images else ""
+    columns = {**columns, "base_level": base_levels(columns)} if "base_level" in columns else columns
     for chart in CHARTS:
         if chart.across:
             charts[chart.key] = {"unit": chart.unit, "points": len(positions["episode"]), "traces": plans.get(chart.key, []), "across": chart.across}
             continue
         traces = [t for t in _traces(chart, columns) if any(_finite(v) is not None for v in columns.get(t.column, []))]
-        drawn = [{"name": t.name, "slot": t.slot, "dash": t.dash, "kind": t.kind, "axis": "u", "y": thin(columns[t.column], ranges)} for t in traces]
+        drawn = [{"name": t.name.replace("{size}", size), "slot": t.slot, "dash": t.dash, "kind": t.kind, "axis": "u", "y": thin(columns[t.column], ranges)} for t in traces]
         if chart.key == "reward" and traces:
             low, high = band(columns["batch_score"])
             drawn.insert(0, {"name": "± 1 std", "slot": 2, "dash": "solid", "kind": "band", "axis": "u", "low": thin(low, ranges), "high": thin(high, ranges)})

@@ -1,4 +1,4 @@
-// Sample grids over the episodes: a scrubber, one tile per image cut out of the grid's PNG, its credit and the reason.
+// Sample grids over the episodes: a scrubber, one tile per image cut out of the grid's PNG, its reward and the reason.
 // Text from runs only ever enters by textContent.
 const slider = element.querySelector('input[type=range]');
 const title = element.querySelector('.film-title');
@@ -6,7 +6,7 @@ const tiles = element.querySelector('.strip');
 const follow = element.querySelector('.film-follow');
 const path = element.querySelector('.film-path');
 const make = (tag, className, content) => { const node = document.createElement(tag); if (className) node.className = className; if (content !== undefined) node.textContent = content; return node; };
-const number = (v) => (v === null || v === undefined || !isFinite(v) ? '–' : Number(v).toPrecision(3).replace('-', '−'));
+const number = (v) => (v === null || v === undefined || !isFinite(v) ? '–' : Number(v).toPrecision(3).replace(/^-/, '−'));
 const cache = new Map(); // what is read or being read; a failure is not kept, so that the next look asks again
 let run = null, pinned = false, drawing = 0;
 
@@ -44,7 +44,7 @@ const tile = (image, png, extent) => {
   cut.style.backgroundPosition = `${share(x, w, extent[0])}% ${share(y, h, extent[1])}%`;
   const caption = make('figcaption');
   if (image.credit !== null && image.credit !== undefined) {
-    caption.append(make('span', 'credit ' + (image.credit >= 0 ? 'up' : 'down'), 'credit ' + number(image.credit)));
+    caption.append(make('span', 'credit ' + (image.credit >= 0 ? 'up' : 'down'), 'reward ' + number(image.credit)));
     caption.append(reason(image));
   }
   figure.append(cut, caption);
@@ -64,7 +64,7 @@ const show = async () => {
   const ticket = ++drawing;
   const [info, extent] = await Promise.all([read(sample.json), size(sample.png)]);
   if (ticket !== drawing || !info || !extent) return;
-  title.textContent = `Episode ${sample.episode}` + (info.score === null || info.score === undefined ? '' : ` · group score ${number(info.score)}`);
+  title.textContent = `Episode ${sample.episode}` + (info.score === null || info.score === undefined ? '' : ` · score of these ${(info.images || []).length}: ${number(info.score)}`);
   slider.setAttribute('aria-valuetext', title.textContent);
   follow.textContent = pinned ? 'Follow the newest' : 'Following the newest';
   follow.disabled = !pinned;

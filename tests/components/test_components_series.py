@@ -8,7 +8,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.series import CHARTS, MAX_POINTS, axes, band, bins, chart_payload, places, thin
+from components.series import CHARTS, MAX_POINTS, axes, band, base_levels, base_probes, bins, chart_payload, places, thin
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5000))
@@ -60,11 +60,34 @@ def test_payload_has_levels_components_and_marks() -> None:
     }
     payload = chart_payload("run", columns, [{"field": "guidance_scale", "value": 4.0, "episode": 10}])
     names = [t["name"] for t in payload["charts"]["reward"]["traces"]]
-    assert names == ["± 1 std", "group score", "base model"]
+    assert names == ["± 1 std", "group score", "base model, mean of groups"]
     assert [t["name"] for t in payload["charts"]["components"]["traces"]] == ["diversity"]
     assert payload["charts"]["entropy"]["traces"] == [], "an empty column must not make a legend entry"
     assert payload["marks"] == [{"episode": 10.0, "minutes": 1.0, "images": 160.0, "label": "guidance_scale → 4.0"}]
     assert payload["charts"]["reward"]["points"] == rows
+
+
+def test_the_base_line_lies_at_its_newest_value_under_each_guidance() -> None:
+    columns = {"base_level": [-0.035, None, -0.01, None, -0.3, -0.2], "trend_from": [1, 1, 1, 1, 5, 5]}
+    assert base_levels(columns) == [-0.01] * 4 + [-0.2] * 2, "a running mean of more and more base groups would climb by itself"
+    assert base_levels({"base_level": [-0.2, -0.1, None]}) == [-0.1] * 3, "runs of earlier versions have no column trend_from"
+    assert base_levels({"base_level": [None, None], "trend_from": [1, 2]}) == [None, None]
+
+
+def test_the_base_s_own_probe_stands_beside_the_probes_with_the_size_of_its_set() -> None:
+    events = [
+        {"kind": "probe", "episode": 0, "score": -0.8, "base": -0.8},
+        {"kind": "status", "state": "running", "episode": 0},
+        {"kind": "probe", "episode": 2, "score": -0.7, "base": -0.8},
+        {"kind": "probe", "episode": 3, "score": -0.5, "base": -0.5, "renewed": True},
+    ]
+    episodes = [1.0, 2.0, 3.0, 4.0]
+    assert base_probes(events, episodes) == [-0.8, -0.8, -0.8, -0.5]
+    assert base_probes([], episodes) == [None] * 4
+    columns = {"episode": episodes, "batch_score": [-1.0] * 4, "probe_score": [None, -0.7, None, None], "base_probe": base_probes(events, episodes)}
+    drawn = {t["name"]: t for t in chart_payload("run", columns, probe_images=20)["charts"]["reward"]["traces"]}
+    assert drawn["base's probe of 20"]["kind"] == "level" and drawn["base's probe of 20"]["y"] == [-0.8, -0.8, -0.8, -0.5]
+    assert drawn["probe of 20"]["y"] == [None, -0.7, None, None]
 
 
 def test_a_plan_is_drawn_beside_the_stock_schedule() -> None:
