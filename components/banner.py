@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.config import field_meta, field_names
+from backend.runs.events import standing_news
 from components.markup import Raw, duration, note, number, text
 
 LIVE_FIELDS = tuple(name for name in field_names() if field_meta(name)["live"])
+ENDED_WELL = ("completed", "recorded")  # whose sentence says what to do next, behind the run's own words
 TITLES = {
     "queued": "Queued",
     "starting": "Starting",
@@ -28,7 +30,7 @@ SENTENCES = {
     "paused": "Holds between two episodes; Resume goes on from here.",
     "stopping": "Finishes the present step, writes a checkpoint, then ends.",
     "stopped": "Ended on request; Resume continues from its checkpoint.",
-    "completed": "All episodes are done. Compare shows what was learnt.",
+    "completed": "Compare shows what was learnt.",
     "failed": "Ended with an error; the log and the last checkpoint are kept.",
     "interrupted": "Its process is gone, but nothing is lost: Resume continues exactly from the last checkpoint.",
     "recorded": "Recorded earlier and shown as an example. Press Start to train one of your own.",
@@ -62,7 +64,10 @@ def banner(run: Any, status: dict[str, Any]) -> str:
 def _queue_sentence(status: dict[str, Any], state: str) -> str:
     if state == "queued":
         return f"Place {status['place']} in the queue; it can leave at any time." if status.get("place") else "About to start."
-    return status.get("message") or SENTENCES.get(state, "")
+    said, sentence = str(status.get("message") or ""), SENTENCES.get(state, "")
+    if said and state in ENDED_WELL:
+        return f"{said[0].upper()}{said[1:].rstrip('.')}. {sentence}"
+    return said or sentence
 
 
 def _facts(status: dict[str, Any], state: str, done: int, total: int) -> list[tuple[str, str]]:
@@ -86,9 +91,9 @@ def _facts(status: dict[str, Any], state: str, done: int, total: int) -> list[tu
 
 
 def alerts(events: Sequence[dict[str, Any]], status: dict[str, Any]) -> str:
-    """Newest alerts, refusals and applied changes, newest first, as notes."""
+    """Newest alerts, refusals and applied changes of the present attempt that still hold, newest first, as notes."""
     notes = []
-    for event in reversed(list(events)):
+    for event in reversed(standing_news(events)):
         kind, episode = event.get("kind"), event.get("episode")
         when = f" (episode {episode})" if episode is not None else ""
         if kind == "alert":

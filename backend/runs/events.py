@@ -12,7 +12,7 @@ from typing import Any
 from backend.runs.files import cut_half_line, finite, read_complete_lines
 from backend.runs.tables import append_whole
 
-KINDS = ("status", "sample", "checkpoint", "alert", "change", "acknowledgement", "probe")
+KINDS = ("status", "sample", "checkpoint", "alert", "alert_passed", "change", "acknowledgement", "probe")
 
 
 def parse_events(lines: list[bytes]) -> list[dict[str, Any]]:
@@ -46,6 +46,23 @@ def standing_changes(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
         if _of_person(event):
             standing = [old for old in standing if not (_of_person(old) and old.get("field") == event.get("field") and old["episode"] > event["episode"])]
         standing.append(dict(event))
+    return standing
+
+
+def standing_news(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Alerts, answers and changes that still hold: those of the present attempt, and warnings that have not passed since.
+
+    A warning that an earlier attempt gave is not given again by one that goes on behind it, so it stays; one for an episode
+    that is drawn once more does not. What an attempt says begins with the event `status` of state `starting`.
+    """
+    standing: list[dict[str, Any]] = []
+    for event in events:
+        if event.get("kind") == "status" and event.get("state") == "starting":
+            standing = [old for old in standing if old.get("alert") and (old.get("episode") or 0) <= (event.get("episode") or 0)]
+        elif event.get("kind") in ("alert", "alert_passed"):
+            standing = [old for old in standing if not (old.get("alert") and old["alert"] == event.get("alert"))]
+        if event.get("kind") in ("alert", "change", "acknowledgement"):
+            standing.append(dict(event))
     return standing
 
 

@@ -224,6 +224,8 @@ class EpisodeLoop:
         found = {alert.kind: alert for alert in alerts.of_run(self.run_)}
         for kind in found.keys() - set(self.progress.warned):
             self.recorder.alert(found[kind].message, alert=kind, numbers=found[kind].numbers)
+        for kind in set(self.progress.warned) - found.keys():
+            self.recorder.event("alert_passed", episode=self.progress.episode, alert=kind)
         self.progress.warned = sorted(found)
 
     def state(self) -> dict[str, Any]:
@@ -235,7 +237,7 @@ class EpisodeLoop:
         if trouble := self._write_checkpoint():
             kept = self.run_.checkpoints()
             earlier = f"{kept[-1].name} is kept" if kept else "there is none yet"
-            self.recorder.alert(f"{trouble}: free space; {earlier}")
+            self.recorder.alert(f"{trouble}: free space; {earlier}", level="error")
         return not trouble
 
     def _write_checkpoint(self) -> str:

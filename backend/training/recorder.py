@@ -65,7 +65,7 @@ class Recorder:
         self.observe(kind, content)
 
     def alert(self, message: str, **content: Any) -> None:
-        """Say something that a person should know, in the events and in the log."""
+        """Say something that a person should know, in the events and in the log; `level="error"` where something failed, `alert` names a warning that may pass."""
         message = redact(message)
         self.log(f"ALERT {message}")
         self.event("alert", message=message, episode=self.status.episode, **content)

@@ -59,6 +59,7 @@ def train(config: TrainConfig, run: Run, control: Control | None = None, *, buil
                 best_episode=before.best_episode, base_level=before.base_level, reference_level=before.reference_level, score=before.score,
             )  # fmt: skip
             recorder = Recorder(run, status, observe)
+        recorder.event("status", state="starting", episode=cut.episode, attempt=attempt, message="")
         control.acknowledge = recorder.acknowledge
         try:
             with track(config, run, recorder):
@@ -98,7 +99,7 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
         leave_changes(control, recorder)
         if not isinstance(error, InputError):
             recorder.log(traceback.format_exc())
-        recorder.alert(sentence)
+        recorder.alert(sentence, level="error")
         recorder.state("failed", phase="", error=sentence, eta_seconds=None)
         if isinstance(error, InputError):
             raise
@@ -148,7 +149,7 @@ def _evaluate(config: TrainConfig, run: Run, control: Control, recorder: Recorde
         recorder.alert(f"the evaluation was stopped; `python -m backend evaluate {run.id}` makes it up")
     except (InputError, OSError, RuntimeError, ValueError) as error:
         recorder.log(traceback.format_exc())
-        recorder.alert(f"the evaluation failed ({error}); the trained policy is saved: `python -m backend evaluate {run.id}` tries again")
+        recorder.alert(f"the evaluation failed ({error}); the trained policy is saved: `python -m backend evaluate {run.id}` tries again", level="error")
     else:
         recorder.log(f"evaluated in {time.monotonic() - began:.0f} s")
 

@@ -104,3 +104,16 @@ def test_every_state_has_a_title_and_a_sentence() -> None:
 def test_glossary_and_sentences_come_from_the_config() -> None:
     assert "clip_range_nats" in help_tab.glossary("PPO") and "live knob" in help_tab.glossary("PPO")
     assert "605 MB" in form.sentence_of("extractor", "clip")
+
+
+@pytest.mark.parametrize(("state", "words"), [("recorded", "shown as an example. Press Start"), ("completed", "Compare shows what was learnt"), ("stopped", "")])
+def test_the_banner_of_a_run_that_ended_well_says_how_it_ended_and_what_to_do_next(state: str, words: str) -> None:
+    status = {"effective_state": state, "message": "completed after 60 of 60 episodes"}
+    sentence = banner._queue_sentence(status, state)
+    assert sentence == (f"Completed after 60 of 60 episodes. {banner.SENTENCES[state]}" if words else status["message"]) and words in sentence
+    assert banner._queue_sentence({"message": ""}, state) == banner.SENTENCES[state]
+
+
+def test_a_failure_is_told_in_the_style_of_failures() -> None:
+    told = banner.alerts([{"kind": "alert", "message": "out of memory", "level": "error"}, {"kind": "alert", "message": "no progress"}], {})
+    assert told.index('note-warn" role="alert">no progress') < told.index('note-bad" role="alert">out of memory')

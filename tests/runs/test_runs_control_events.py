@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import InputError
 from backend.runs.control import LARGEST, pending_requests, remove_request, send_request
-from backend.runs.events import EventLog, read_events
+from backend.runs.events import EventLog, read_events, standing_news
 from backend.runs.files import write_json
 
 
@@ -79,6 +79,23 @@ def test_threads_share_one_log_without_gaps(tmp_path):
         thread.join()
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["seq"] for line in lines] == list(range(1, 201))
+
+
+def test_news_of_earlier_attempts_and_warnings_that_passed_do_not_stand():
+    def alert(message, episode, **more):
+        return {"kind": "alert", "message": message, "episode": episode, **more}
+
+    first = [{"kind": "status", "state": "starting", "episode": 0}, alert("disk full", 3), alert("plateau", 50, alert="plateau"), alert("hacking", 70, alert="reward_hacking")]
+    assert [e["message"] for e in standing_news(first)] == ["disk full", "plateau", "hacking"]
+    resumed = [*first, {"kind": "acknowledgement", "message": "no"}, {"kind": "status", "state": "starting", "episode": 60}, alert("checkpoint damaged", 60)]
+    resumed.append({"kind": "status", "state": "running", "episode": 60})
+    assert [e["message"] for e in standing_news(resumed)] == ["plateau", "checkpoint damaged"], "episode 70 comes again, and so would its warning"
+    paused = [*resumed, {"kind": "status", "state": "paused"}, {"kind": "status", "state": "running"}]
+    assert standing_news(paused) == standing_news(resumed)
+    passed = [*paused, {"kind": "alert_passed", "alert": "plateau", "episode": 80}]
+    assert [e["message"] for e in standing_news(passed)] == ["checkpoint damaged"]
+    again = [*paused, alert("plateau again", 90, alert="plateau")]
+    assert [e["message"] for e in standing_news(again)] == ["checkpoint damaged", "plateau again"]
 
 
 def test_events_wait_for_a_full_disk(tmp_path, monkeypatch):

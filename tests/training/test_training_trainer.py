@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from backend.analysis.alerts import Alert
 from backend.analysis.series import columns, probes, steady
 from backend.errors import InputError
 from backend.runs.tables import TABLES
@@ -274,6 +275,26 @@ def test_the_config_can_be_loaded_again_and_names_no_token(store, monkeypatch):
     assert read_config_file(run.config_path)["note"] == "mine"
     everything = b"".join(p.read_bytes() for p in run.path.rglob("*") if p.is_file())
     assert b"thisisaverysecrettoken" not in everything
+
+
+def test_a_warning_that_passes_is_told_and_every_attempt_tells_its_beginning(store, monkeypatch):
+    seen = iter([["plateau"], ["plateau"], []])
+    found = {"plateau": Alert("plateau", "the score has not risen", {})}
+    monkeypatch.setattr("backend.training.episodes.alerts.of_run", lambda run: [found[kind] for kind in next(seen)])
+    run, _ = finished(store, small_config(episodes=30))
+    told = [(e["kind"], e["alert"], e["episode"]) for e in run.events() if "alert" in e]
+    assert told == [("alert", "plateau", 10), ("alert_passed", "plateau", 30)]
+    first = run.events()[0]
+    assert (first["kind"], first["state"], first["episode"], first["attempt"]) == ("status", "starting", 0, 1)
+
+
+def test_a_failure_is_an_alert_of_its_own_level(store):
+    def fails(config, say):
+        raise RuntimeError("no such device")
+
+    run = store.create(small_config())
+    assert train(run.config, run, build=fails) == "failed"
+    assert [e["level"] for e in run.events() if e["kind"] == "alert"] == ["error"]
 
 
 def test_the_last_event_tells_how_it_ended(store):
