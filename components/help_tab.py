@@ -5,8 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from backend.config import EXTRACTORS, GROUPS, METRICS, POLICIES, field_meta, field_names
+from components.charts import CHARTS
 from components.markup import table, text
-from components.series import CHARTS
 from components.theme import asset
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import gradio as gr
 
+from components.charts import CHARTS, Chart
 from components.markup import text
-from components.series import CHARTS, Chart
 from components.theme import asset, script
 
 

@@ -90,7 +90,10 @@ def test_durations_are_said_as_people_say_them(seconds: float | None, words: str
     assert markup.duration(seconds) == words
 
 
-@pytest.mark.parametrize(("value", "words"), [(None, "–"), (3.0, "3"), (0.000123456, "0.0001235"), (-0.00185, "−0.00185"), (-1200, "−1,200"), (-1e-5, "−1e-05"), (float("inf"), "–"), (12000, "12,000")])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(None, "–"), (3.0, "3"), (0.000123456, "0.0001235"), (-0.00185, "−0.00185"), (-1200, "−1,200"), (-1e-5, "−1e-05"), (float("inf"), "–"), (12000, "12,000")],
+)
 def test_numbers(value: float | None, words: str) -> None:
     assert markup.number(value) == words
 

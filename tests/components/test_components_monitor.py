@@ -21,7 +21,7 @@ from components.attach import attach, greet, parse_choice, run_choices, view_of
 from components.audience import Audience
 from components.context import PageContext
 from components.endpoints import Endpoints
-from components.monitor import SAMPLES_CAPTION, Monitor
+from components.monitor import Monitor
 from components.runs_views import runs_table
 from tests.components.fake_run import set_status, write_fake_run, write_rows
 from tests.patience import PATIENCE
@@ -56,19 +56,6 @@ def test_first_tick_sends_all_and_the_next_nothing(context: PageContext) -> None
     assert len(sent["film"]["samples"]) == 4 and sent["film"]["samples"][0]["png"] == f"crater/runs/{run.id}/episode_000000.png"
     again, nothing = look(monitor, view, seen)
     assert nothing == {} and again is seen
-
-
-def test_the_base_s_probe_comes_from_the_events_and_no_caption_says_that_samples_are_paid(context: PageContext) -> None:
-    run = write_fake_run(context.store.root, 12)
-    monitor, view = monitor_of(context), view_of(run.id, "runs")
-    seen, sent = look(monitor, view)
-    assert "base's probe of 20" not in {t["name"] for t in sent["charts"]["charts"]["reward"]["traces"]}
-    told = {"seq": 9, "time": 0, "kind": "probe", "episode": 0, "score": -0.3, "base": -0.3}
-    with run.events_path.open("a", encoding="utf-8") as events:
-        events.write(json.dumps(told) + "\n")
-    _, sent = look(monitor, view, seen)
-    assert {t["name"]: t["y"][-1] for t in sent["charts"]["charts"]["reward"]["traces"] if "y" in t}["base's probe of 20"] == -0.3
-    assert "not trained on" in SAMPLES_CAPTION and "paid" not in SAMPLES_CAPTION
 
 
 def test_choosing_another_run_during_a_refresh_is_not_undone(context: PageContext) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.series import CHARTS, MAX_POINTS, axes, band, base_levels, base_probes, bins, chart_payload, places, thin
+from components.charts import CHARTS
+from components.context import PageContext
+from components.monitor import SAMPLES_CAPTION
+from components.series import MAX_POINTS, axes, band, base_levels, base_probes, bins, chart_payload, places, thin
+from tests.components.fake_run import write_fake_run
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5000))
@@ -88,6 +93,25 @@ def test_the_base_s_own_probe_stands_beside_the_probes_with_the_size_of_its_set(
     drawn = {t["name"]: t for t in chart_payload("run", columns, probe_images=20)["charts"]["reward"]["traces"]}
     assert drawn["base's probe of 20"]["kind"] == "level" and drawn["base's probe of 20"]["y"] == [-0.8, -0.8, -0.8, -0.5]
     assert drawn["probe of 20"]["y"] == [None, -0.7, None, None]
+
+
+def test_a_base_s_probe_that_is_told_after_the_first_row_is_drawn_at_once(context: PageContext) -> None:
+    run = write_fake_run(context.store.root, 12)
+    feed = context.feed(run.id, "runs")
+
+    def drawn() -> dict[str, list]:
+        feed._read_at = 0
+        feed.refresh()
+        return {t["name"]: t["y"] for t in feed.parts["charts"]["charts"]["reward"]["traces"] if "y" in t}
+
+    assert "base's probe of 20" not in drawn()
+    with run.events_path.open("a", encoding="utf-8") as events:
+        events.write(json.dumps({"seq": 9, "time": 0, "kind": "probe", "episode": 0, "score": -0.3, "base": -0.3}) + "\n")
+    assert drawn()["base's probe of 20"][1:] == [-0.3] * 11
+
+
+def test_samples_are_not_said_to_be_what_the_policy_is_paid_for() -> None:
+    assert "not trained on" in SAMPLES_CAPTION and "paid" not in SAMPLES_CAPTION
 
 
 def test_a_plan_is_drawn_beside_the_stock_schedule() -> None:
