@@ -14,6 +14,7 @@ from backend.training.record import threads
 CONSTANTS = Path(__file__).with_name("cost_constants.json")
 EMBEDDED = "embedded"
 SAMPLE_IMAGES = 9  # a sample grid and the denoising strip beside it
+EVALUATED_SETS = 4  # that an evaluation draws `eval_images` of: base, tuned, and the base at two other constant guidances
 LATER_BASE_GROUPS = 2
 SAVED_UNET, SAVED_DECODER = 0.35, 0.55  # what gradient checkpointing leaves; a decoder's largest block alone is half of it
 
@@ -25,6 +26,7 @@ class Estimate:
     Attributes:
         seconds_per_episode: samples, probes and checkpoints shared out over the episodes.
         seconds_total: training and the evaluation at its end.
+        evaluation_seconds: that evaluation alone.
         startup_seconds: until the first episode begins.
         memory_gib: highest resident memory (or the device's, where there is one).
         text: one line for a person.
@@ -33,6 +35,7 @@ class Estimate:
 
     seconds_per_episode: float
     seconds_total: float
+    evaluation_seconds: float
     startup_seconds: float
     memory_gib: float
     text: str
@@ -102,17 +105,18 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     drawn = 1 + config.draws_twins
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
     per_image = forwards.rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
-    update = (forwards.update * known["replay_factor"] + forwards.beside) * per_forward + known["policy_seconds"][config.mode]
+    update = (forwards.update * known["replay_factor"] + forwards.beside) * per_forward + known["policy_seconds"].get(config.mode, 0.0)  # a plug-in's is not known
     episode = images * (drawn * per_image + update) + known["episode_seconds"]
     every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
     every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
     startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image
     once = LATER_BASE_GROUPS * images * per_image + known["levels_seconds"]
-    total = startup + once + config.episodes * (episode + every) + 2 * config.eval_images * (per_image + known["reward_seconds"])
+    evaluation = EVALUATED_SETS * config.eval_images * (per_image + known["reward_seconds"])
+    total = startup + once + config.episodes * (episode + every) + evaluation
     memory = known["base_gib"] + _activations(config, known)
     text = f"about {_duration(episode + every)} an episode, {_duration(total)} in all, {memory:.1f} GiB"
     source = f"measured on {known['machine']}" if known["machine"] else "derived from published sizes and speeds, not measured"
-    return Estimate(episode + every, total, startup, memory, f"{text} ({wanted}, {source})", known["machine"])
+    return Estimate(episode + every, total, evaluation, startup, memory, f"{text} ({wanted}, {source})", known["machine"])
 
 
 def _activations(config: TrainConfig, known: dict[str, Any]) -> float:

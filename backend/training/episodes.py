@@ -15,13 +15,14 @@ from backend.runs import Run
 from backend.training.annealing import anneal
 from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_checkpoint, set_aside
 from backend.training.control import Control
+from backend.training.cost import estimate
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
 from backend.training.libraries import free_cached_memory
 from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
 from backend.training.packing import snapshot
-from backend.training.progress import Progress, expected_seconds
+from backend.training.progress import Pace, Progress
 from backend.training.recorder import Recorder
 from backend.training.recovery import count_damage, halved_pace, said_of, sound_before
 from backend.training.resume import Beginning
@@ -51,7 +52,7 @@ class EpisodeLoop:
         self.levels = Levels(config, session, self.progress)
         self.samples = Sampler(config, run, recorder, session, self.levels)
         self.curriculum = Curriculum(config, self.progress.curriculum)
-        self.durations: list[float] = []
+        self.pace = Pace(estimate(config))
         self.saved_at = -1
         self.reward: Any = None
         self._load_or_prepare(start)
@@ -92,8 +93,10 @@ class EpisodeLoop:
             while self.progress.episode < self.config.episodes:
                 if not self.control.turnover():
                     raise Stopped("stopped on request")
+                began = time.monotonic()
                 self.episode(self.progress.episode + 1)
                 self.between(self.progress.episode)
+                self.pace.add_turn(time.monotonic() - began)
         except Stopped:
             self.recorder.state("stopping", requested="stop", message="writing a checkpoint")
             self.save()
@@ -144,7 +147,7 @@ class EpisodeLoop:
         if count_damage(self.progress, self.recorder, damaged, stepped=bool(figures.get("optimiser_steps"))):
             self._restore()
         seconds = time.monotonic() - began
-        self.durations.append(seconds)
+        self.pace.durations.append(seconds)
         self._record(EpisodeRecord(number, index, seeds, result, figures, trajectory.log_probs, seconds, memory_row(self.session.device), self.session.device, {}))
 
     def _record(self, record: EpisodeRecord) -> None:
@@ -157,10 +160,10 @@ class EpisodeLoop:
         tables = all_rows(record)
         for name, rows in tables.items():
             self.recorder.rows(name, rows)
-        pace, eta = expected_seconds(self.durations, self.config.episodes - progress.episode)
+        left = self.pace.left(self.config.episodes - progress.episode)
         self.recorder.writer.update(
             episode=progress.episode, score=progress.scores[-1], best_score=progress.best_score, best_episode=progress.best_episode, base_level=progress.base_level,
-            reference_level=progress.reference_level, trend=trending.state, seconds_per_episode=pace, eta_seconds=eta, skipped=progress.skipped,
+            reference_level=progress.reference_level, trend=trending.state, seconds_per_episode=self.pace.seconds_per_episode, eta_seconds=left, skipped=progress.skipped,
             memory_mib=tables["training_log"][0]["memory_allocated"], probe_score=progress.probe_score,
         )  # fmt: skip
         row = tables["policy_updates"][0]

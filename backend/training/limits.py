@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backend.config import TrainConfig
 from backend.errors import InputError
-from backend.training.cost import SAMPLE_IMAGES
+from backend.training.cost import EVALUATED_SETS, SAMPLE_IMAGES
 
 STEPS_AN_IMAGE = 40  # denoising steps in all, for each image that `max_images` allows: the cap's images and as many to measure with, at 20 steps
 
@@ -44,9 +44,9 @@ class Limits:
             said = f"{images} images in all: this server allows at most {self.max_images}"
             raise InputError(f"{said}; lower episodes, prompts_per_group or images_per_prompt", field="episodes")
         if measuring > self.max_images:
-            largest = max(("eval_images", 2 * config.eval_images), ("probe_images", probed_images(config)), ("sample_every", sampled_images(config)), key=lambda part: part[1])[0]
+            parts = {"eval_images": evaluated_images(config), "probe_images": probed_images(config), "sample_every": sampled_images(config)}
             said = f"{measuring} images for probes, samples and the evaluation: this server allows at most {self.max_images}"
-            raise InputError(f"{said}; lower eval_images or probe_images, or raise probe_every or sample_every", field=largest)
+            raise InputError(f"{said}; lower eval_images or probe_images, or raise probe_every or sample_every", field=max(parts, key=parts.__getitem__))
         steps, most = config.num_inference_steps * (images * (1 + config.draws_twins) + measuring), STEPS_AN_IMAGE * self.max_images
         if steps > most:
             raise InputError(f"{steps} denoising steps in all: this server allows at most {most}; lower num_inference_steps or episodes", field="num_inference_steps")
@@ -77,6 +77,11 @@ def sampled_images(config: TrainConfig) -> int:
     return SAMPLE_IMAGES * (2 + config.episodes // config.sample_every)
 
 
+def evaluated_images(config: TrainConfig) -> int:
+    """Images of the final evaluation, all sets of it."""
+    return EVALUATED_SETS * config.eval_images
+
+
 def measuring_images(config: TrainConfig) -> int:
     """Images that a run draws to be measured and looked at, not to train on."""
-    return probed_images(config) + sampled_images(config) + 2 * config.eval_images
+    return probed_images(config) + sampled_images(config) + evaluated_images(config)

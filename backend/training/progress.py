@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.analysis.convergence import Trend, trend
+from backend.training.cost import Estimate
 
 SMOOTH = 10  # episodes behind the score that best checkpoints are judged by
+LATEST, FEWEST = 20, 3  # episodes that a pace is judged by, and how many of them before anything is said
 
 
 @dataclass
@@ -128,14 +130,43 @@ def mean_of_finite(values: Sequence[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def expected_seconds(durations: list[float], remaining: int) -> tuple[float | None, float | None]:
-    """Seconds per episode and until the end, from the episodes since the last start only.
+class Pace:
+    """How fast the episodes since the last start went, and how long the rest will take.
 
-    Returns:
-        The median of the last 20 durations and its multiple; None twice while fewer than three are known.
+    Args:
+        cost: what the cost model expects; only the ratio of the evaluation at the end to an episode is taken from it.
     """
-    if len(durations) < 3:
-        return None, None
-    latest = sorted(durations[-20:])
-    median = (latest[(len(latest) - 1) // 2] + latest[len(latest) // 2]) / 2
-    return median, median * remaining
+
+    def __init__(self, cost: Estimate) -> None:
+        self.durations: list[float] = []
+        self._turns: list[float] = []
+        self._share = cost.evaluation_seconds / cost.seconds_per_episode
+        self._started = False
+
+    def add_turn(self, seconds: float) -> None:
+        """Count one episode with the samples, probes and checkpoints that follow it, without pauses and loans; the first, which warms up and measures the levels, is left out."""
+        if self._started:
+            self._turns.append(seconds)
+        self._started = True
+
+    @property
+    def seconds_per_episode(self) -> float | None:
+        """Median of the last 20 episodes alone; None while fewer than three are known."""
+        if len(self.durations) < FEWEST:
+            return None
+        latest = sorted(self.durations[-LATEST:])
+        return (latest[(len(latest) - 1) // 2] + latest[len(latest) // 2]) / 2
+
+    @property
+    def _turn(self) -> float | None:
+        """Mean of the last 20 turns: what comes only every tenth episode is part of it."""
+        latest = self._turns[-LATEST:]
+        return sum(latest) / len(latest) if latest else self.seconds_per_episode
+
+    def evaluation(self) -> float | None:
+        """Seconds that the evaluation at the end is expected to take, at the pace of this machine."""
+        return None if self._turn is None else self._share * self._turn
+
+    def left(self, episodes: int) -> float | None:
+        """Seconds until the end: so many more episodes and the evaluation; None while fewer than three episodes are known."""
+        return None if self.seconds_per_episode is None or self._turn is None else episodes * self._turn + self._share * self._turn

@@ -83,7 +83,7 @@ def _guarded(config: TrainConfig, run: Run, control: Control, recorder: Recorder
         finished = loop.run()
         leave_changes(control, recorder)
         if finished:
-            _evaluate(config, run, control, recorder, session.device)
+            _evaluate(config, run, control, recorder, session.device, loop.pace.evaluation())
         state = "completed" if finished else "stopped"
         recorder.state(state, phase="", requested="", eta_seconds=None, message=f"{state} after {recorder.status.episode} of {config.episodes} episodes")
         return state
@@ -132,19 +132,29 @@ def _remember_facts(run: Run, facts: dict[str, Any]) -> None:
         write_json(run.config_path, {**document, "record": {**record, **facts}})
 
 
-def _evaluate(config: TrainConfig, run: Run, control: Control, recorder: Recorder, device: torch.device) -> None:
-    """Compare base and tuned model on the test prompts; a failure here leaves the training as completed as it is."""
+def _evaluate(config: TrainConfig, run: Run, control: Control, recorder: Recorder, device: torch.device, expected: float | None) -> None:
+    """Compare base and tuned model on the test prompts; a failure here leaves the training as completed as it is.
+
+    Args:
+        config, run, control, recorder, device: as in training.
+        expected: seconds that it is expected to take; None where nothing is known of the pace.
+    """
     if not config.eval_images:
         return
     from backend.evaluation.evaluate import evaluate_run
 
-    recorder.log(f"evaluating {config.eval_images} images each of base and tuned model on the test prompts")
+    images = f"{config.eval_images} images each of base and tuned model on the test prompts"
+    recorder.log(f"evaluating {images}")
+    recorder.writer.update(message=f"All episodes are done; judging {images}.", eta_seconds=expected)
     began = time.monotonic()
+
+    def tell(what: str, share: float) -> None:
+        left = (expected or 0.0) - (time.monotonic() - began)
+        recorder.phase(f"evaluating: {what}", round(100 * share), 100)
+        recorder.writer.note(eta_seconds=left if left > 0 else None)  # longer than expected: no number is better than 0
+
     try:
-        evaluate_run(
-            run, images=config.eval_images, device=str(device), should_stop=control.should_stop,
-            progress=lambda what, share: recorder.phase(f"evaluating: {what}", round(100 * share), 100),
-        )  # fmt: skip
+        evaluate_run(run, images=config.eval_images, device=str(device), should_stop=control.should_stop, progress=tell)
     except Stopped:
         recorder.alert(f"the evaluation was stopped; `python -m backend evaluate {run.id}` makes it up")
     except (InputError, OSError, RuntimeError, ValueError) as error:

@@ -7,6 +7,7 @@ import pytest
 
 from backend.analysis.figures import marks
 from backend.training.control import Control
+from backend.training.episodes import EpisodeLoop
 from backend.training.trainer import train
 from components.feed import RunFeed
 from tests.training.fake_learner import fake_build, rows, small_config
@@ -119,6 +120,43 @@ def test_after_the_last_episode_only_stop_is_obeyed(store, monkeypatch):
         answer = answers(run)[request]
         assert not answer["accepted"] and answer["message"].startswith(f"{kind.replace('_', ' ')} came after the last episode"), answer
     assert not [e for e in run.events() if e["kind"] == "change"]
+
+
+def test_while_it_is_evaluated_a_run_says_so_and_how_long_that_takes(store, monkeypatch):
+    config = small_config(episodes=5, eval_images=8)
+    run, seen = store.create(config), []
+
+    def evaluate(run, progress, **others):
+        seen.append(run.status())
+        progress("drawing the base", 0.5)
+        wait_for(lambda: run.status().step == 50)
+        seen.append(run.status())
+
+    monkeypatch.setattr("backend.evaluation.evaluate.evaluate_run", evaluate)
+    monkeypatch.setattr("backend.training.progress.Pace.evaluation", lambda pace: 600.0)
+    assert train(config, run, build=fake_build()) == "completed"
+    first, later = seen
+    assert first.message.startswith("All episodes are done; judging 8 images") and first.state == "running" and first.eta_seconds == 600.0
+    assert 0 < later.eta_seconds < 600.0 and later.phase == "evaluating: drawing the base"
+    assert run.status().eta_seconds is None and run.status().message == "completed after 5 of 5 episodes"
+
+
+class Pausing(Control):
+    """Takes a while before each episode, as a pause or a loan of the device does."""
+
+    def turnover(self):
+        time.sleep(0.5)
+        return super().turnover()
+
+
+def test_what_follows_an_episode_counts_for_the_time_left_and_a_pause_does_not(store, monkeypatch):
+    turns, whole = [], EpisodeLoop.between
+    monkeypatch.setattr(EpisodeLoop, "between", lambda loop, number: (time.sleep(0.05), whole(loop, number)))
+    monkeypatch.setattr("backend.training.progress.Pace.add_turn", lambda pace, seconds: turns.append((seconds, pace.durations[-1])))
+    config = small_config(episodes=3, probe_every=0, sample_every=100)
+    run = store.create(config)
+    assert train(config, run, Pausing(run), build=fake_build()) == "completed"
+    assert len(turns) == 3 and all(0.05 < seconds - episode < 0.5 for seconds, episode in turns[1:])
 
 
 class Late(Control):

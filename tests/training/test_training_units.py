@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backend.config import TrainConfig, load_preset, make_config
+from backend.config import POLICIES, TrainConfig, load_preset, make_config
 from backend.errors import InputError
 from backend.training import cost
 from backend.training.annealing import anneal, lr_factor
@@ -19,7 +19,7 @@ from backend.training.curriculum import Curriculum
 from backend.training.live import live_fields, validate_change
 from backend.training.packing import pack, snapshot, unpack
 from backend.training.pictures import layout, save_grid, to_uint8
-from backend.training.progress import Progress, expected_seconds
+from backend.training.progress import Pace, Progress
 from backend.training.record import machine_record, threads
 from backend.training.redact import redact
 from backend.training.rows import sample_diversity
@@ -108,10 +108,28 @@ def test_every_tile_of_a_grid_can_be_cut_out_again(tmp_path):
     assert layout(1, (4, 4))["size"] == [4, 4]
 
 
+def pace_of(episode, evaluation):
+    return Pace(SimpleNamespace(seconds_per_episode=episode, evaluation_seconds=evaluation))
+
+
 def test_pace_is_a_median_and_unknown_at_first():
-    assert expected_seconds([1.0, 2.0], 5) == (None, None)
-    assert expected_seconds([100.0, 2.0, 3.0, 4.0], 10) == (3.5, 35.0)
-    assert expected_seconds([50.0] * 30 + [1.0] * 20, 2) == (1.0, 2.0)
+    pace = pace_of(1.0, 0.0)
+    for seconds, median in [(100.0, None), (2.0, None), (3.0, 3.0), (4.0, 3.5)]:
+        pace.durations.append(seconds)
+        assert pace.seconds_per_episode == median and (pace.left(10) is None) == (median is None)
+    pace.durations += [50.0] * 30 + [1.0] * 20
+    assert pace.seconds_per_episode == 1.0
+
+
+def test_the_time_left_counts_what_lies_between_episodes_and_the_evaluation():
+    pace = pace_of(2.0, 10.0)  # by the cost model the evaluation takes as long as five episodes
+    for number in range(1, 21):
+        pace.durations.append(1.0)
+        pace.add_turn(90.0 if number == 1 else 1.0 + 4.0 * (number % 10 == 0))  # a warm-up; every tenth episode a probe, a sample and a checkpoint
+    turn = (19 + 8) / 19
+    assert pace.seconds_per_episode == 1.0
+    assert pace.left(40) == pytest.approx(45 * turn) and pace.left(0) == pace.evaluation() == pytest.approx(5 * turn)
+    assert pace_of(2.0, 0.0).evaluation() is None
 
 
 def test_progress_ignores_what_is_not_finite():
@@ -204,6 +222,21 @@ def test_costs_follow_the_baseline_and_the_epochs():
     base = alone.model_copy(update={"baseline": "auto"})
     both, one, longer = (cost.estimate(c, "cpu").seconds_per_episode for c in (base, alone, alone.model_copy(update={"ppo_epochs": 2})))
     assert one < both < 2 * one and both - one > (longer - one) / 2  # the twins are one more rollout of 40 forwards, an epoch is 16
+
+
+def test_an_evaluation_is_costed_by_all_the_sets_that_it_draws():
+    from backend.evaluation.evaluate import TRIVIAL
+
+    assert 2 + len(TRIVIAL) == cost.EVALUATED_SETS
+    with_it, without = (cost.estimate(TrainConfig(eval_images=images)) for images in (64, 0))
+    assert without.evaluation_seconds == 0 and with_it.seconds_total - without.seconds_total == pytest.approx(with_it.evaluation_seconds)
+    group = cost.estimate(TrainConfig(eval_images=0, ppo_epochs=1)).startup_seconds - cost.constants()["embedded"]["cpu"]["startup_seconds"]
+    assert with_it.evaluation_seconds > 4 * 64 / 25 * group, "a group and a sample are 25 images that are drawn and scored"
+
+
+def test_a_policy_that_is_plugged_in_can_be_costed(monkeypatch):
+    monkeypatch.setitem(POLICIES._entries, "OF_A_PLUG_IN", POLICIES.get("DIVERSITY_POLICY"))
+    assert cost.estimate(TrainConfig().model_copy(update={"mode": "OF_A_PLUG_IN"})).seconds_total > 0
 
 
 def test_an_edited_setting_moves_the_estimate():
