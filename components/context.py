@@ -73,8 +73,8 @@ class Settings:
         public_demo: strangers use it: caps apply, folders and hub ids cannot be chosen, a banner says so (`CRATER_PUBLIC_DEMO=1`, or a Space).
         require_token: only the browser or the user that started a run may steer it; else the local user may steer all
             (`CRATER_REQUIRE_TOKEN=1`, a server reachable from elsewhere, or accounts).
-        max_episodes, max_images, max_queue, runs_per_owner, keep_runs: caps (`CRATER_MAX_EPISODES`, `CRATER_MAX_IMAGES`, `CRATER_MAX_QUEUE`,
-            `CRATER_RUNS_PER_VISITOR`, `CRATER_KEEP_RUNS`).
+        max_episodes, max_images, max_minutes, max_queue, runs_per_owner, keep_runs: caps (`CRATER_MAX_EPISODES`, `CRATER_MAX_IMAGES`, `CRATER_MAX_MINUTES`,
+            `CRATER_MAX_QUEUE`, `CRATER_RUNS_PER_VISITOR`, `CRATER_KEEP_RUNS`).
         auth: file of accounts, one `name:password` a line: who opens the page must log in, and steers what they started (`CRATER_AUTH`, `--auth`).
         zero_gpu: the GPU is lent for seconds at a time, so runs train in chunks with Continue (a Space on ZeroGPU).
         space_login: a Space that offers its own login (`hf_oauth: true` in its README): who uses it steers from any browser.
@@ -86,6 +86,7 @@ class Settings:
     require_token: bool = False
     max_episodes: int | None = None
     max_images: int | None = None
+    max_minutes: int | None = None
     max_queue: int = 16
     runs_per_owner: int | None = None
     keep_runs: int | None = None
@@ -111,6 +112,7 @@ class Settings:
             require_token=public or reachable or bool(environ.get("CRATER_AUTH")) or environ.get("CRATER_REQUIRE_TOKEN") == "1",
             max_episodes=_whole(environ, "CRATER_MAX_EPISODES", 100 if public else None),
             max_images=_whole(environ, "CRATER_MAX_IMAGES", 1600 if public else None),
+            max_minutes=_whole(environ, "CRATER_MAX_MINUTES", 60 if public else None),
             max_queue=_whole(environ, "CRATER_MAX_QUEUE", 8 if public else 16),
             runs_per_owner=_whole(environ, "CRATER_RUNS_PER_VISITOR", 1 if public else None),
             keep_runs=_whole(environ, "CRATER_KEEP_RUNS", 50 if public else None),

@@ -105,7 +105,8 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     drawn = 1 + config.draws_twins
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
     per_image = forwards.rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
-    update = (forwards.update * known["replay_factor"] + forwards.beside) * per_forward + known["policy_seconds"].get(config.mode, 0.0)  # a plug-in's is not known
+    own = known["policy_seconds"].get(config.mode, 0.0) * config.ppo_epochs * (1 + config.replay_groups)  # of one pass over one group; a plug-in's is not known
+    update = (forwards.update * known["replay_factor"] + forwards.beside) * per_forward + own
     episode = images * (drawn * per_image + update) + known["episode_seconds"]
     every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
     every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
@@ -114,7 +115,7 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     evaluation = EVALUATED_SETS * config.eval_images * (per_image + known["reward_seconds"])
     total = startup + once + config.episodes * (episode + every) + evaluation
     memory = known["base_gib"] + _activations(config, known)
-    text = f"about {_duration(episode + every)} an episode, {_duration(total)} in all, {memory:.1f} GiB"
+    text = f"about {say_duration(episode + every)} an episode, {say_duration(total)} in all, {memory:.1f} GiB"
     source = f"measured on {known['machine']}" if known["machine"] else "derived from published sizes and speeds, not measured"
     return Estimate(episode + every, total, evaluation, startup, memory, f"{text} ({wanted}, {source})", known["machine"])
 
@@ -134,7 +135,8 @@ def _thread_factor(config: TrainConfig, known: dict[str, Any]) -> float:
     return (serial + (1 - serial) / have) / (serial + (1 - serial) / measured)
 
 
-def _duration(seconds: float) -> str:
+def say_duration(seconds: float) -> str:
+    """Seconds in words for a person."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

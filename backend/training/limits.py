@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backend.config import TrainConfig
 from backend.errors import InputError
-from backend.training.cost import EVALUATED_SETS, SAMPLE_IMAGES
+from backend.training.cost import EVALUATED_SETS, SAMPLE_IMAGES, estimate, say_duration
 
 STEPS_AN_IMAGE = 40  # denoising steps in all, for each image that `max_images` allows: the cap's images and as many to measure with, at 20 steps
 
@@ -18,6 +18,7 @@ class Limits:
     Attributes:
         max_episodes: of a run.
         max_images: that a run trains on; its probes, samples and evaluation may draw as many again, and both together `STEPS_AN_IMAGE` denoising steps for each.
+        max_minutes: that a run is expected to take by the cost model, updates and evaluation included.
         max_queue: runs that wait.
         runs_per_owner: that train or wait.
         keep_runs: that have ended; a new run removes the oldest beyond.
@@ -25,6 +26,7 @@ class Limits:
 
     max_episodes: int | None = None
     max_images: int | None = None
+    max_minutes: int | None = None
     max_queue: int | None = 16
     runs_per_owner: int | None = None
     keep_runs: int | None = None
@@ -37,17 +39,24 @@ class Limits:
         """
         if self.max_episodes is not None and config.episodes > self.max_episodes:
             raise InputError(f"episodes = {config.episodes}: this server allows at most {self.max_episodes}; run your own copy for more", field="episodes")
-        if self.max_images is None:
-            return
+        if self.max_images is not None:
+            self._check_images(config, self.max_images)
+        if self.max_minutes is not None and (seconds := estimate(config).seconds_total) > 60 * self.max_minutes:
+            said = f"{say_duration(seconds)} in all by the estimate: this server allows at most {self.max_minutes} min"
+            raise InputError(f"{said}; lower episodes, ppo_epochs, replay_groups, window_size or num_inference_steps", field="episodes")
+
+    @staticmethod
+    def _check_images(config: TrainConfig, most_images: int) -> None:
+        """Refuse more images, or more denoising steps for them, than are allowed."""
         images, measuring = config.episodes * config.group_size, measuring_images(config)
-        if images > self.max_images:
-            said = f"{images} images in all: this server allows at most {self.max_images}"
+        if images > most_images:
+            said = f"{images} images in all: this server allows at most {most_images}"
             raise InputError(f"{said}; lower episodes, prompts_per_group or images_per_prompt", field="episodes")
-        if measuring > self.max_images:
+        if measuring > most_images:
             parts = {"eval_images": evaluated_images(config), "probe_images": probed_images(config), "sample_every": sampled_images(config)}
-            said = f"{measuring} images for probes, samples and the evaluation: this server allows at most {self.max_images}"
+            said = f"{measuring} images for probes, samples and the evaluation: this server allows at most {most_images}"
             raise InputError(f"{said}; lower eval_images or probe_images, or raise probe_every or sample_every", field=max(parts, key=parts.__getitem__))
-        steps, most = config.num_inference_steps * (images * (1 + config.draws_twins) + measuring), STEPS_AN_IMAGE * self.max_images
+        steps, most = config.num_inference_steps * (images * (1 + config.draws_twins) + measuring), STEPS_AN_IMAGE * most_images
         if steps > most:
             raise InputError(f"{steps} denoising steps in all: this server allows at most {most}; lower num_inference_steps or episodes", field="num_inference_steps")
 

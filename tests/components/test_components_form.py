@@ -179,7 +179,7 @@ def test_settings_read_the_environment(tmp_path: Path) -> None:
     assert Settings.from_environment({}) == Settings()
     public = Settings.from_environment({"SPACE_ID": "me/lab", "CRATER_MAX_EPISODES": "5"})
     assert public.public_demo and public.require_token and public.max_episodes == 5 and "5 episodes" in public.sentence()
-    assert PageContext.create(tmp_path, public).manager.limits == Limits(max_episodes=5, max_images=1600, max_queue=8, runs_per_owner=1, keep_runs=50)
+    assert PageContext.create(tmp_path, public).manager.limits == Limits(max_episodes=5, max_images=1600, max_minutes=60, max_queue=8, runs_per_owner=1, keep_runs=50)
     assert Settings.from_environment({"GRADIO_SERVER_NAME": "0.0.0.0"}).require_token, "a page that others can reach must ask for the token"
     assert not Settings.from_environment({"GRADIO_SERVER_NAME": "127.0.0.1"}).require_token
     assert Settings.from_environment({"GRADIO_SHARE": "True"}).require_token, "gradio opens a public link"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from backend.config import TrainConfig
 from backend.diffusion.noise import NoiseSource
 from backend.errors import InputError
 from backend.evaluation import generate
-from backend.evaluation.cache import cached_arrays
+from backend.evaluation.cache import cache_bytes, cached_arrays
 from backend.evaluation.protocol import Protocol, protocol_for
 
 PROMPTS = ("aerial view of bowl mars craters on dune fields", "ground view of complex mars craters on smooth plains")
@@ -110,3 +111,36 @@ def test_cache_survives_a_torn_file(cache):
     assert cached_arrays("probe", {"a": 1}, build)["x"].tolist() == [0, 1, 2]
     assert cached_arrays("probe", {"a": 2}, build)["x"].tolist() == [0, 1, 2]
     assert len(built) == 3
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(tmp_path, monkeypatch):
+    cache = tmp_path
+    monkeypatch.setenv("CRATER_CACHE", str(cache))
+
+    def kept() -> set[int]:
+        return {int(np.load(path)["x"][0]) for path in cache.glob("probe_*.npz")}
+
+    def use(number: int, at: int) -> None:
+        before = set(cache.glob("probe_*.npz"))
+        cached_arrays("probe", {"a": number}, lambda: {"x": np.full(1000, number)})
+        for path in set(cache.glob("probe_*.npz")) - before:
+            os.utime(path, (at, at))
+
+    monkeypatch.setenv("CRATER_CACHE_GIB", str(20_000 / 2**30))  # two of 8 kB fit
+    use(1, 100)
+    foreign = cache / "mine.npz"
+    np.savez(foreign, x=np.zeros(1000))
+    use(2, 200)
+    use(1, 300)  # read, so that it is the newest
+    use(3, 400)
+    assert kept() == {1, 3} and foreign.is_file()
+    monkeypatch.setenv("CRATER_CACHE_GIB", str(10 / 2**30))
+    use(4, 500)
+    assert kept() == {4}, "what was just built stays, however large"
+
+
+def test_the_size_of_the_cache_is_less_on_a_public_demo_and_can_be_set():
+    assert [cache_bytes(e) / 2**30 for e in ({}, {"SPACE_ID": "me/lab"}, {"CRATER_PUBLIC_DEMO": "1"}, {"SPACE_ID": "me/lab", "CRATER_CACHE_GIB": "2.5"})] == [4, 1, 1, 2.5]
+    for bad in ("0", "many", "inf"):
+        with pytest.raises(InputError, match="CRATER_CACHE_GIB"):
+            cache_bytes({"CRATER_CACHE_GIB": bad})

@@ -51,6 +51,19 @@ def test_what_a_run_draws_beside_its_training_is_capped_too():
         limits.check_settings(make_config({"episodes": 100, **values}))
 
 
+def test_what_updates_cost_is_capped_too():
+    """Images and steps alone let a run of ten days through: replay and epochs draw nothing."""
+    limits = Limits(max_episodes=100, max_images=1600, max_minutes=60)
+    limits.check_settings(make_config({"episodes": 100}))
+    limits.check_settings(make_config({"episodes": 100, "mode": "SCHEDULER_POLICY"}))
+    for values in ({"ppo_epochs": 64, "replay_groups": 64, "target_kl_nats": 1e6, "learning_rate": 1e-9}, {"mode": "DIVERSITY_POLICY", "ppo_epochs": 64, "replay_groups": 64}):
+        config = make_config({"episodes": 100, **values})
+        Limits(max_episodes=100, max_images=1600).check_settings(config)
+        with pytest.raises(InputError, match=r"h in all by the estimate: this server allows at most 60 min; lower .*ppo_epochs, replay_groups") as refused:
+            limits.check_settings(config)
+        assert refused.value.field == "episodes"
+
+
 def test_a_new_run_removes_the_oldest_of_those_that_ended(store):
     manager = Manager(store, limits=Limits(keep_runs=2), build=fake_build(step_seconds=0.001))
     ended = []
