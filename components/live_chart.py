@@ -46,14 +46,14 @@ def _card(chart: Chart) -> str:
 
 
 def figure(*, pictures: bool = False, **settings: Any) -> gr.HTML:
-    """One figure. Value: `{key, data, layout}` as Plotly has them; a trace may name a palette `slot` 1–7 instead of a colour.
+    """One figure. Value: `{key, data, layout}` as Plotly has them, and a `note` that stands above; a trace may name a palette `slot` 1–7 instead of a colour.
 
     Args:
         pictures: show the picture under the pointer; its address and words are a point's `customdata`.
         settings: of the component.
     """
     frame = '<figure class="figure-picture" hidden><img alt="image under the pointer"><figcaption></figcaption></figure>' if pictures else ""
-    template = f'<div class="figure-box"><div class="figure-div"></div>{frame}</div>'
+    template = f'<div class="figure-box"><p class="note note-warn figure-note" role="status" hidden></p><div class="figure-div"></div>{frame}</div>'
     return gr.HTML(value=None, html_template=template, js_on_load=script("plotly_loader.js") + script("figure.js"), plotly=plotly_url(), **settings)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.config import field_meta, field_names
+from backend.evaluation.guards import gap_in_words
 from backend.runs import Run
 from components.banner import TITLES
 from components.context import MOST_LISTED, PageContext
@@ -29,7 +30,6 @@ def runs_table(context: PageContext) -> str:
 
 
 def _row(summary: Any) -> list[Any]:
-    gap = "–" if summary.gap_closed is None else f"{100 * summary.gap_closed:.0f} %"
     state = TITLES.get(summary.state, summary.state) + (f": {summary.error}" if summary.state == "failed" and summary.error else "")
     if summary.damaged:
         state = f"Damaged: {summary.damaged}"
@@ -44,7 +44,7 @@ def _row(summary: Any) -> list[Any]:
         number(summary.score),
         number(summary.best_score),
         number(summary.base_level),
-        gap,
+        gap_in_words(summary) or "–",
         started,
         summary.note,
     ]
@@ -73,11 +73,12 @@ def convergence_table(runs: Sequence[Run]) -> str:
                 _interval(row, "low", "high"),
                 plateau,
                 number(row["base_level"]),
-                number(row["gain"]),
+                number(row["over_base"]),
+                number(row["change_since_start"]),
                 number(row["best"]),
             ]
         )
-    head = ["Run", "Episodes", "State", "Recent slope", "95 % interval", "Plateau", "Base", "Gain", "Best"]
+    head = ["Run", "Episodes", "State", "Recent slope", "95 % interval", "Plateau", "Base", "Over base", "Change since start", "Best"]
     return table(head, rows, caption="Convergence (slope in score per episode)")
 
 
@@ -92,9 +93,18 @@ def diff_table(runs: Sequence[Run]) -> str:
     return table(["Setting", *(run.id for run in runs)], rows, caption="Settings that differ")
 
 
+def evaluations_table(runs: Sequence[Run]) -> str:
+    """How far each run that was evaluated closed the gap on test prompts, under which guards; empty where none was."""
+    from backend.analysis.report import evaluation_rows
+
+    rows, head = evaluation_rows(runs)
+    shown = [[cell if isinstance(cell, str) else number(cell, 3) for cell in row] for row in rows]
+    return table([cell.capitalize() for cell in head], shown, caption="Evaluation on test prompts") if rows else ""
+
+
 def side_by_side(runs: Sequence[Run]) -> str:
-    """Convergence, and the differences where there is more than one run."""
-    return convergence_table(runs) + (diff_table(runs) if len(runs) > 1 else "")
+    """Convergence and evaluation, and the differences where there is more than one run."""
+    return convergence_table(runs) + evaluations_table(runs) + (diff_table(runs) if len(runs) > 1 else "")
 
 
 def stability_table(run: Run) -> str:

@@ -1,5 +1,6 @@
 // A figure made on the server (a Plotly dictionary), drawn with the page's colours; a card per figure, kept when data change.
 const div = element.querySelector('.figure-div');
+const said = element.querySelector('.figure-note');
 // Okabe and Ito's colours, as figures name them, become the page's own of the present (light or dark) theme.
 const SLOTS = { '#0072B2': 1, '#D55E00': 2, '#009E73': 3, '#CC79A7': 4, '#E69F00': 5, '#56B4E9': 6, '#F0E442': 7, '#000000': 7 };
 const themed = (part) => { if (part && SLOTS[part.color]) part.color = cssColour('--chart-' + SLOTS[part.color]); };
@@ -16,6 +17,8 @@ const recolour = (trace) => {
 };
 const draw = async () => {
   const value = props.value;
+  said.textContent = (value && value.note) || '';
+  said.hidden = !said.textContent;
   if (!value || !value.data) { if (window.craterPlotly && div._fullLayout) (await window.craterPlotly).purge(div); div.style.height = '0'; return; }
   let P;
   try {

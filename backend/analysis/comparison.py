@@ -15,11 +15,25 @@ from backend.runs import Run
 
 MOST_RUNS = 6
 NOT_A_SETTING = ("schema_version", "note")
+DECIDE_THE_SCORE = {"metric": "metric", "ensemble": "ensemble", "extractor": "extractor", "group_size": "images in a group", "reference": "reference set"}
 
 
 def _check(runs: Sequence[Run], least: int = 1) -> None:
     if not least <= len(runs) <= MOST_RUNS:
         raise InputError(f"{len(runs)} runs were chosen: choose {least} to {MOST_RUNS}")
+
+
+def unlike(runs: Sequence[Run]) -> str:
+    """Why the scores of runs are on no common scale, as a sentence; empty where they are."""
+    found = {words: list(dict.fromkeys(str(getattr(run.config, name)) for run in runs)) for name, words in DECIDE_THE_SCORE.items()}
+    differ = [f"{words} ({', '.join(value or 'none' for value in values)})" for words, values in found.items() if len(values) > 1]
+    return f"These runs differ in {' and '.join(differ)}: their scores have different scales and do not compare." if differ else ""
+
+
+def _noted(figure: Figure, runs: Sequence[Run]) -> Figure:
+    """The figure with a `note` where the scores of its runs do not compare."""
+    said = unlike(runs)
+    return {**figure, "note": said} if said else figure
 
 
 def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = False) -> Figure:
@@ -30,6 +44,9 @@ def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = F
         column: which curve.
         relative: subtract each run's base level under the guidance and reference of the time, so that runs with different bases can share an axis; a run without one
             is left out.
+
+    Returns:
+        The figure; with a sentence `note` where the runs' scores do not compare.
 
     Raises:
         InputError: no run, or more than six.
@@ -46,7 +63,7 @@ def overlay(runs: Sequence[Run], column: str = "batch_score", relative: bool = F
                 continue
             values = values - _base_levels(data)
         traces.append(line(f"{run.config.mode} {run.config.metric} ({run.id})", data["episode"], smooth(values), index))
-    return {"data": traces, "layout": layout("Runs overlaid", column.replace("_", " ") + (" minus base" if relative else ""))}
+    return _noted({"data": traces, "layout": layout("Runs overlaid", column.replace("_", " ") + (" minus base" if relative else ""))}, runs)
 
 
 def _base_levels(data: dict[str, np.ndarray]) -> np.ndarray:
@@ -86,8 +103,8 @@ def convergence(run: Run) -> dict[str, Any]:
     Returns:
         `episodes`, `state`, `slope` with `low` and `high` of the recent window (score per episode), `overall_slope` with
         interval over the whole run, `plateau_episode` or None, `first` and `last` (means of the first and last tenth, at
-        least five episodes), `gain` = last - first, `base_level` (the newest), `best`. All but `overall_slope` are of the episodes since guidance
-        or share of the reference set last changed, which moves the score by itself.
+        least five episodes), `change_since_start` = last - first, `base_level` (the newest), `over_base` = last - base level (None without one), `best`. All but
+        `overall_slope` are of the episodes since guidance or share of the reference set last changed, which moves the score by itself.
     """
     data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "trend_from"])
     score = data.get("batch_score", np.zeros(0))
@@ -96,28 +113,29 @@ def convergence(run: Run) -> dict[str, Any]:
     finite = counted[np.isfinite(counted)]
     part = max(5, len(finite) // 10)
     first, last = (float(p.mean()) if len(p) else None for p in (finite[:part], finite[-part:]))
+    base = latest(data["base_level"]) if present(data.get("base_level")) else None
     return {
         "run": run.id, "mode": run.config.mode, "metric": run.config.metric, "episodes": len(score), "state": recent.state,
         "slope": recent.slope, "low": recent.low, "high": recent.high,
         "overall_slope": overall[0], "overall_low": overall[1], "overall_high": overall[2],
         "plateau_episode": int(at) if at is not None else None,
-        "first": first, "last": last, "gain": last - first if len(finite) else None,
-        "base_level": latest(data["base_level"]) if present(data.get("base_level")) else None,
+        "first": first, "last": last, "change_since_start": last - first if len(finite) else None,
+        "base_level": base, "over_base": last - base if len(finite) and base is not None else None,
         "best": float(finite.max()) if len(finite) else None,
     }  # fmt: skip
 
 
 def policy_comparison(runs: Sequence[Run]) -> Figure:
-    """Bars of the gain over the base by run, grouped by mode: the original's policy comparison."""
+    """Bars of the last score over the base by run, grouped by mode, the original's policy comparison; with a `note` as `overlay`. A run without a base's level is left out."""
     _check(runs)
     traces = []
     for index, mode in enumerate(sorted({run.config.mode for run in runs})):
         found = [convergence(run) for run in runs if run.config.mode == mode]
-        found = [row for row in found if row["last"] is not None]
-        gains = [row["last"] - (row["base_level"] if row["base_level"] is not None else row["first"]) for row in found]
+        found = [row for row in found if row["over_base"] is not None]
+        gains = [row["over_base"] for row in found]
         text = [row["state"] for row in found]
         traces.append({"type": "bar", "name": mode, "x": [row["run"] for row in found], "y": gains, "text": text, "marker": {"color": PALETTE[index % len(PALETTE)]}})
-    return {"data": traces, "layout": layout("Policies compared", "gain of the group score over the base", "Run")}
+    return _noted({"data": traces, "layout": layout("Policies compared", "group score over the base", "Run")}, runs)
 
 
 def decomposition(run: Run) -> list[dict[str, Any]]:

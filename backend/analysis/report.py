@@ -142,19 +142,24 @@ def report_html(run: Run) -> str:
     return page_of(f"Run {run.id}", parts, figures_of(run))
 
 
+def evaluation_rows(runs: Sequence[Run]) -> tuple[list[list[Any]], list[str]]:
+    """One row for each run that was evaluated, and the head: images, share of the gap closed with its interval, whether the guards were kept."""
+    rows = []
+    for run in runs:
+        if e := run.evaluation():
+            gap = {} if e.get("gap_closed") is None else e["gap"].get("lite2", {})
+            rows.append([run.id, e.get("images"), e.get("gap_closed"), gap.get("low"), gap.get("high"), verdict_of(e["guards"])])
+    return rows, ["run", "images", "gap closed", "low", "high", "guards kept"]
+
+
 def comparison_tables(runs: Sequence[Run]) -> list[tuple[str, list[list[Any]], list[str]]]:
     """Tables of two to six runs: convergence, evaluation, settings that differ."""
     found = [comparison.convergence(run) for run in runs]
-    keys = ["run", "mode", "metric", "episodes", "state", "slope", "low", "high", "plateau_episode", "base_level", "last", "gain"]
+    keys = ["run", "mode", "metric", "episodes", "state", "slope", "low", "high", "plateau_episode", "base_level", "last", "change_since_start", "over_base"]
     tables = [("Convergence", [[row[key] for key in keys] for row in found], [key.replace("_", " ") for key in keys])]
-    judged = [(run, run.evaluation()) for run in runs]
-    rows = []
-    for run, e in judged:
-        if e:
-            gap = {} if e.get("gap_closed") is None else e["gap"].get("lite2", {})
-            rows.append([run.id, e.get("images"), e.get("gap_closed"), gap.get("low"), gap.get("high"), verdict_of(e["guards"])])
+    rows, head = evaluation_rows(runs)
     if rows:
-        tables.append(("Evaluation on test prompts", rows, ["run", "images", "gap closed", "low", "high", "guards kept"]))
+        tables.append(("Evaluation on test prompts", rows, head))
     differ = [[row["label"], *[row[run.id] for run in runs]] for row in comparison.config_diff(runs)]
     tables.append(("Settings that differ", differ, ["setting", *[run.id for run in runs]]))
     return tables
@@ -166,7 +171,8 @@ def comparison_html(runs: Sequence[Run]) -> str:
     Raises:
         InputError: fewer than two runs, or more than six.
     """
-    parts = []
+    said = comparison.unlike(runs)
+    parts = [f"<p><strong>{html.escape(said)}</strong></p>"] if said else []
     for title, rows, head in comparison_tables(runs):
         parts += [f"<h2>{html.escape(title)}</h2>", html_table(rows, head)]
     return page_of("Runs compared", parts, {"overlay": comparison.overlay(runs), "policies": comparison.policy_comparison(runs)})

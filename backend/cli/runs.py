@@ -13,6 +13,7 @@ from rich.table import Table
 from backend.cli.settings import RunId, RunsDir
 from backend.config import command_line
 from backend.errors import InputError
+from backend.evaluation.guards import gap_in_words
 from backend.runs import LIVE, Run, RunStore
 
 app = typer.Typer(help="List, show, steer, pack and delete runs.", no_args_is_help=True)
@@ -27,7 +28,7 @@ def list_runs(runs_dir: RunsDir = None, as_json: Annotated[bool, typer.Option("-
         return
     table = Table("run", "state", "mode", "metric", "episodes", "best score", "base", "gap closed", "note")
     for s in summaries:
-        table.add_row(s.id, s.damaged or s.state, s.mode, s.metric, f"{s.episode}/{s.total}", *(_digits(v) for v in (s.best_score, s.base_level, s.gap_closed)), s.note)
+        table.add_row(s.id, s.damaged or s.state, s.mode, s.metric, f"{s.episode}/{s.total}", _digits(s.best_score), _digits(s.base_level), gap_in_words(s), s.note)
     Console(width=None if Console().is_terminal else 200).print(table)
 
 

@@ -27,7 +27,12 @@ PRIVATE = ("control", "attempts", "owner.json")  # stays out of downloads
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line of the table of runs; `state` is the effective one."""
+    """One line of the table of runs.
+
+    Attributes:
+        state: the effective one.
+        gap_closed: share of the diversity gap by the run's evaluation, with its interval `gap_low` to `gap_high`; `images` were judged, and `guards` are its guards.
+    """
 
     id: str
     state: str
@@ -45,6 +50,10 @@ class RunSummary:
     error: str = ""
     host: str = ""
     damaged: str = ""
+    gap_low: float | None = None
+    gap_high: float | None = None
+    images: int | None = None
+    guards: dict[str, Any] | None = None
 
 
 class RunStore:
@@ -142,8 +151,8 @@ class RunStore:
         created = (config.get("record") or {}).get("created", 0.0)
         return RunSummary(
             run.id, state, str(config.get("mode", "")), str(config.get("metric", "")), status.episode, status.total or int(config.get("episodes") or 0),
-            status.score, status.best_score, status.base_level, _gap_closed(run), str(config.get("note", "")), created, status.attempt,
-            status.error, status.host,
+            status.score, status.best_score, status.base_level, note=str(config.get("note", "")), created=created, attempt=status.attempt,
+            error=status.error, host=status.host, **_judged(run),
         )  # fmt: skip
 
     def newest(self, live: bool = False, readable: bool = False) -> Run | None:
@@ -219,8 +228,21 @@ class RunStore:
         return sorted(found)
 
 
-def _gap_closed(run: Run) -> float | None:
-    value = (run.evaluation() or {}).get("gap_closed")
-    if isinstance(value, dict):
-        value = value.get("mean", value.get("value"))
-    return float(value) if isinstance(value, int | float) else None
+def _judged(run: Run) -> dict[str, Any]:
+    """What a summary tells of the run's evaluation; whatever is not as it is written here is left out."""
+    found = run.evaluation() or {}
+    closed, guards = found.get("gap_closed"), found.get("guards")
+    gap = found.get("gap")
+    interval = gap.get("lite2") if isinstance(gap, dict) else closed
+    if isinstance(closed, dict):
+        closed = closed.get("mean", closed.get("value"))
+    if _real(closed) is None:
+        return {}
+    low, high = (_real(interval.get(end)) if isinstance(interval, dict) else None for end in ("low", "high"))
+    images = found.get("images")
+    known = {"images": images if isinstance(images, int) else None, "guards": guards if isinstance(guards, dict) else None}
+    return {"gap_closed": _real(closed), "gap_low": low, "gap_high": high, **known}
+
+
+def _real(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -44,8 +44,8 @@ def test_config_diff_names_only_what_differs(make_run):
 def test_convergence_of_a_broken_stick(make_run):
     result = comparison.convergence(make_run())
     assert result["plateau_episode"] == pytest.approx(50, abs=8)
-    assert result["gain"] == pytest.approx(0.45, abs=0.06)
-    assert result["base_level"] == pytest.approx(0.1)
+    assert result["change_since_start"] == pytest.approx(0.45, abs=0.06)
+    assert result["base_level"] == pytest.approx(0.1) and result["over_base"] == pytest.approx(result["last"] - 0.1)
     assert result["state"] in ("PLATEAUING", "FLAT")
 
 
@@ -66,7 +66,7 @@ def test_what_a_curriculum_moved_is_no_plateau(make_run):
     path.write_text("\n".join(out) + "\n")
     result = comparison.convergence(run)
     assert result["plateau_episode"] is None
-    assert abs(result["gain"]) < 0.05 and result["base_level"] == 0.9
+    assert abs(result["change_since_start"]) < 0.05 and result["base_level"] == 0.9
     assert "annotations" not in figures.rewards(run)["layout"]
 
 
@@ -74,6 +74,16 @@ def test_policy_comparison_plots_the_gain_over_the_base(make_run):
     runs = [make_run(np.full(40, 0.4), mode="DIVERSITY_POLICY"), make_run(np.full(40, 0.7), mode="LORA_UNET")]
     gains = {trace["name"]: trace["y"][0] for trace in comparison.policy_comparison(runs)["data"]}
     assert gains == pytest.approx({"DIVERSITY_POLICY": 0.3, "LORA_UNET": 0.6})
+
+
+def test_runs_whose_scores_do_not_compare_are_said_to(make_run):
+    run, alike = make_run(), make_run(learning_rate=1e-5, seed=3)
+    other = make_run(metric="FID", images_per_prompt=4)
+    assert comparison.unlike([run, alike]) == "" and "note" not in comparison.overlay([run, alike])
+    said = comparison.unlike([run, alike, other])
+    assert "metric (MMD_VENDI, FID) and images in a group (16, 32)" in said and "do not compare" in said
+    assert comparison.overlay([run, other])["note"] == comparison.policy_comparison([run, other])["note"] == comparison.unlike([run, other])
+    assert said not in report.comparison_html([run, alike]) and said in report.comparison_html([run, alike, other])
 
 
 def test_decomposition_shares_follow_the_variances(make_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.form import widget
 from components.generate_tab import GenerateTab
 from components.page import build
 from components.reference_tab import SLIDERS, WORDS, ReferenceTab, draw, scene
+from components.runs_views import _row, side_by_side
 from tests.components.fake_run import write_fake_run
 
 
@@ -151,3 +153,11 @@ def test_a_run_of_an_absent_plugin_offers_nothing_to_generate_with(context: Page
     run.config_path.write_text('{"metric": "HUE"}', encoding="utf-8")
     dropdown, guidance, _ = tab.pick(f"runs/{run.id}")
     assert not dropdown.visible and guidance == gr.skip()
+
+
+def test_the_table_of_runs_shows_a_gap_with_its_interval_and_guards_and_side_by_side_the_evaluations(context: PageContext) -> None:
+    demo = context.demo.newest()
+    assert any(re.fullmatch(r"−?\d+ % \(−?\d+ to −?\d+\), \d+ images, guards .*", cell) for cell in _row(context.demo.summary(demo)))
+    shown = side_by_side([demo, write_fake_run(context.store.root, 40)])
+    assert "Evaluation on test prompts" in shown and "Guards kept" in shown and "Over base" in shown and "Change since start" in shown
+    assert "Evaluation" not in side_by_side([write_fake_run(context.store.root, 40)])

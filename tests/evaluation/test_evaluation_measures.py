@@ -12,7 +12,7 @@ from scipy import stats
 from backend.evaluation import adherence, renders
 from backend.evaluation.bootstrap import Interval
 from backend.evaluation.compare import compare, guards_of, memorisation_rows
-from backend.evaluation.guards import verdict_of
+from backend.evaluation.guards import gap_in_words, verdict_of
 from backend.evaluation.judges import Judges, Measured
 from backend.evaluation.protocol import Protocol
 
@@ -127,3 +127,13 @@ def test_what_judges_saw_is_measured_anew_with_other_statistics(cache, monkeypat
     monkeypatch.setattr("backend.evaluation.judges.statistics_digest", lambda: "edited")
     Judges(real, targets, key="twelve")
     assert len(set(cache.glob("judged_*")) - before) == 1
+
+
+def test_the_gap_closed_is_never_said_without_what_it_rests_on():
+    def words(closed, low=None, high=None, images=None, guards=None):
+        return gap_in_words(SimpleNamespace(gap_closed=closed, gap_low=low, gap_high=high, images=images, guards=guards))
+
+    open_guards = {"passed": False, "precision": False, "unsettled": ["precision"]}
+    assert words(0.416, 0.196, 1.222, 64, open_guards) == "42 % (20 to 122), 64 images, guards not settled"
+    assert words(-0.05, -0.12, 0.03, 1024, {"passed": False, "precision": False}) == "−5 % (−12 to 3), 1024 images, guards not kept"
+    assert words(0.56, 0.49, 0.64, 1024, {"passed": True}).endswith("guards kept") and words(0.5) == "50 %" and words(None) == ""

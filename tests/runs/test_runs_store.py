@@ -86,6 +86,19 @@ def test_a_summary_tells_score_and_gap(store):
     run.evaluation_path.write_text(json.dumps({"gap_closed": {"mean": 0.5, "low": 0.1}}))
     found = store.list()[0]
     assert (found.state, found.episode, found.score, found.best_score, found.gap_closed, found.note) == ("completed", 9, 0.25, 0.5, 0.5, "<i>mine</i>")
+    assert (found.gap_low, found.gap_high, found.images, found.guards) == (0.1, None, None, None)
+
+
+def test_a_summary_tells_what_the_gap_rests_on_and_minds_no_rubbish(store):
+    run, guards = store.create(TrainConfig()), {"passed": False, "precision": False, "unsettled": ["precision"]}
+    finish(run)
+    evaluation = {"gap_closed": 0.416, "gap": {"lite2": {"low": 0.196, "high": 1.22}}, "images": 64, "guards": guards}
+    run.evaluation_path.write_text(json.dumps(evaluation))
+    found = store.list()[0]
+    assert (found.gap_low, found.gap_high, found.images, found.guards) == (0.196, 1.22, 64, guards)
+    for rubbish in ({"gap": [1]}, {"gap": {"lite2": "wide"}}, {"guards": "kept", "images": "many"}, {"gap_closed": True}, {"gap_closed": None}):
+        run.evaluation_path.write_text(json.dumps({**evaluation, **rubbish}))
+        assert store.list()[0].gap_closed == (None if "gap_closed" in rubbish else 0.416)
 
 
 def test_a_live_run_is_not_deleted_and_a_finished_one_is(store):
