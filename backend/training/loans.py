@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,12 @@ from backend.runs import LIVE, Run, RunStore
 from backend.runs.process import host_name, identity, is_same_process_alive
 from backend.training.live import LENT
 
+ALONE = ("process", "command line", "torchrun")  # executors that no lease of a server knows of; all obey `lend`
 RENEW_SECONDS = 60.0  # a tenth of what a loan lasts that nobody renews
 
 
 def left_training(store: RunStore, but: str = "") -> list[Run]:
-    """Runs that train on this machine in a process of their own, such as the child of a server that was killed.
+    """Runs that train on this machine in a process of their own: the child of a server that was killed, or what was begun on the command line.
 
     Args:
         store: where runs live.
@@ -26,9 +28,9 @@ def left_training(store: RunStore, but: str = "") -> list[Run]:
 
 
 def trains_alone(run: Run) -> bool:
-    """Whether a process of its own trains it on this machine now."""
+    """Whether a process of its own trains it on this machine now; one on another host, such as a cluster's, has another device."""
     status = run.status()
-    alone = status.executor == "process" and status.state in LIVE and status.host == host_name()
+    alone = status.executor in ALONE and status.state in LIVE and status.host == host_name() and status.pid != os.getpid()
     return alone and is_same_process_alive(status.pid, status.pid_create_time)
 
 

@@ -29,14 +29,14 @@ class StopAt(Control):
         return self.stopping
 
 
-def child(store, **keywords):
+def child(store, executor="process", **keywords):
     """A command that trains with the small learner in a process of its own."""
     arguments = ", ".join(f"{k}={v!r}" for k, v in keywords.items())
     code = (
         "import sys; from backend.runs import RunStore; from backend.training.trainer import train; from backend.training.control import Control; "
         "from backend.cli.watching import stop_on_signals; from tests.training.fake_learner import fake_build; "
         f"run = RunStore({str(store.root)!r}).get(sys.argv[1]); control = Control(run)\n"
-        f"with stop_on_signals(control): sys.exit(train(run.config, run, control, build=fake_build({arguments}), executor='process') == 'failed')"
+        f"with stop_on_signals(control): sys.exit(train(run.config, run, control, build=fake_build({arguments}), executor={executor!r}) == 'failed')"
     )
     return lambda run: [sys.executable, "-c", code, run.id]
 
