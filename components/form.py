@@ -60,15 +60,19 @@ def build_fields(context: PageContext, names: tuple[str, ...] | list[str], value
     return {name: widget(name, context, values[name]) for name in names}
 
 
-def build_accordions(context: PageContext, values: Mapping[str, Any]) -> dict[str, gr.components.Component]:
-    """One closed accordion per group with all that is not in the first block."""
+def build_accordions(context: PageContext, values: Mapping[str, Any]) -> tuple[dict[str, gr.components.Component], dict[str, gr.HTML]]:
+    """One closed accordion per group with all that is not in the first block; and by setting the sentences below those that are names of a table."""
     fields: dict[str, gr.components.Component] = {}
+    sentences: dict[str, gr.HTML] = {}
     for group in GROUPS:
         names = [n for n in field_names(group) if n not in FIRST]
         title = "Model, prompts and note" if group == "Run" else group
         with gr.Accordion(title, open=False, elem_id=f"group-{group.lower().replace(' ', '-')}", elem_classes="compact-form"):
-            fields.update(build_fields(context, names, values))
-    return fields
+            for name in names:
+                fields.update(build_fields(context, (name,), values))
+                if name in REGISTRIES:
+                    sentences[name] = gr.HTML(sentence_of(name, values[name]), elem_id=f"sentence-{name}", elem_classes="plain-html")
+    return fields, sentences
 
 
 def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def _differentiable() -> str:
 
 
 def sentence_of(kind: str, name: str) -> str:
-    """What a policy or metric does, and what it would download."""
+    """What a policy, metric or extractor is, and what it would download."""
     entry = REGISTRIES[kind].get(name)
     download = f" Needs {entry.download} once." if entry.download else ""
     return f'<div class="caption">{text(entry.sentence + download)}</div>'

@@ -103,7 +103,9 @@ class TrainTab:
 
     def _build_settings(self, values: dict[str, Any]) -> None:
         extra = self.extra
-        self.fields.update(form.build_accordions(self.context, values))
+        fields, sentences = form.build_accordions(self.context, values)
+        self.fields.update(fields)
+        extra.update({f"{name}_note": sentence for name, sentence in sentences.items()})
         command, _ = form.preview({**values}, self.context)
         with gr.Accordion("Equivalent command", open=False, elem_id="command-box"):
             extra["command"] = gr.Code(command, language="shell", interactive=False, lines=2, label="Trains with exactly these settings", elem_id="command", wrap_lines=True)
@@ -118,7 +120,7 @@ class TrainTab:
         everything = list(fields.values())
         shown = [extra["command"], extra["estimate"]]
         gr.on([w.input for w in everything], self.edited, None, shown, inputs_kwargs=fields, queue=False, trigger_mode="always_last", **PRIVATE)
-        for name in ("mode", "metric"):
+        for name in form.REGISTRIES:
             fields[name].change(lambda value, kind=name: form.sentence_of(kind, value), fields[name], extra[f"{name}_note"], queue=False, **PRIVATE)
         extra["preset"].change(lambda name: presets.preset_sentence(name, applied=False), extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
         extra["apply_preset"].click(presets.preset_sentence, extra["preset"], extra["preset_note"], queue=False, **PRIVATE)

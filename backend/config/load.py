@@ -156,12 +156,12 @@ def resolve(flags: Mapping[str, Any] | None = None, file: str | Path | None = No
     return make_config(values)
 
 
-def command_line(config: TrainConfig) -> str:
-    """The command that trains with these settings: only what differs from the defaults is named."""
-    parts = ["python -m backend train"]
+def command_line(config: TrainConfig, environ: Mapping[str, str] | None = None) -> str:
+    """The command that trains with these settings: named is what differs from the defaults, and what the environment, which a flag overrules, names too."""
+    parts, named = ["python -m backend train"], {"mode", "metric", "episodes", *environment_values(environ)}
     for name in field_names():
         value, meta = getattr(config, name), field_meta(name)
-        if value == meta["default"] and name not in {"mode", "metric", "episodes"}:
+        if value == meta["default"] and name not in named:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):

@@ -46,8 +46,8 @@ def test_axes_smoothing_samples_and_reasons(open_page: Any, server: Server) -> N
 
 def _logarithmic(page: Any, bar: Any) -> None:
     """A card whose values are all above zero gets the axis; the others stay as they are and say so."""
-    page.locator("#chart-gradients").scroll_into_view_if_needed()
     bar.locator("input[type=checkbox]").check()
+    page.locator("#chart-gradients").scroll_into_view_if_needed()
     wait_for(lambda: layout(page, "l.yaxis.type", "gradients") == "log", 10, "a logarithmic axis")
     assert page.inner_text("[data-chart=gradients] .chart-scale") == ""
     page.locator("#chart-reward").scroll_into_view_if_needed()

@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config
+from backend.config import TrainConfig, field_meta, field_names, load_preset, make_config, resolve
 from backend.errors import InputError
 from backend.reference.manifest import write_manifest
 from backend.training.cost import estimate
@@ -97,6 +97,27 @@ def test_preview_is_the_command_of_the_object_that_is_run(context: PageContext) 
     rebuilt = make_config({flag[2:].replace("-", "_"): value for flag, value in given.items()})
     assert rebuilt == form.to_config(values)
     assert rebuilt.episodes == 7 and isinstance(rebuilt.episodes, int)
+
+
+def test_the_command_names_what_the_server_s_environment_would_change(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRATER_LEARNING_RATE", "1e-4")
+    back = {**context.default_values(), "learning_rate": TrainConfig().learning_rate}
+    command, _ = form.preview(back, context)
+    words = shlex.split(command)
+    flags = {"learning_rate": words[words.index("--learning-rate") + 1]}
+    assert resolve(flags).learning_rate == form.to_config(back).learning_rate == TrainConfig().learning_rate
+    monkeypatch.delenv("CRATER_LEARNING_RATE")
+    assert "--learning-rate" not in form.preview(back, context)[0]
+
+
+def test_the_page_says_what_an_extractor_needs_to_download(context: PageContext) -> None:
+    with gr.Blocks() as page:
+        tab = TrainTab(context, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
+        tab.build("")
+    sentence = tab.extra["extractor_note"]
+    (told,) = [function for function in page.fns.values() if sentence in function.outputs]
+    assert told.inputs == [tab.fields["extractor"]] and "Needs" not in sentence.value
+    assert "Needs openai/clip-vit-base-patch32, 605 MB once." in told.fn("clip")
 
 
 def test_preview_of_a_refused_form_says_what_to_mend(context: PageContext) -> None:
