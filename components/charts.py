@@ -36,8 +36,8 @@ CHARTS = (
         "reward",
         "Group score",
         "Raw score of each group of images; up is more diverse. Single groups jump, for each draws other prompts; the band is one standard deviation over recent "
-        "episodes. The base's line is the mean of all its groups so far, more with time. Diamonds are probes: the same test prompts and seeds each time, so they show "
-        "learning best. Their sets have another size, so they compare with the base's own probe and not with the groups.",
+        "episodes. The base's line is the mean of all its groups so far and settles as more are drawn. Diamonds are probes: the same test prompts and seeds each time, "
+        "so they show learning best; compare them with the base's own probe and not with groups, whose size is another.",
         "score",
         (
             Trace("batch_score", "group score", 2),

@@ -44,7 +44,9 @@ const tile = (image, png, extent) => {
   cut.style.backgroundPosition = `${share(x, w, extent[0])}% ${share(y, h, extent[1])}%`;
   const caption = make('figcaption');
   if (image.credit !== null && image.credit !== undefined) {
-    caption.append(make('span', 'credit ' + (image.credit >= 0 ? 'up' : 'down'), 'reward ' + number(image.credit)));
+    const reward = make('span', 'credit ' + (image.credit >= 0 ? 'up' : 'down'), number(image.credit));
+    reward.title = 'reward of this image, see the caption above';
+    caption.append(reward);
     caption.append(reason(image));
   }
   figure.append(cut, caption);
