@@ -152,3 +152,23 @@ class Control:
             self._loan = None
             return False
         return True
+
+
+def counting_stop(control: Control, phase: Callable[..., None], name: str, steps: int = 0) -> Callable[[], bool]:
+    """`control.should_stop` that says at each call how far a phase is.
+
+    Args:
+        control: what is asked.
+        phase: told the phase's name, which step this is, and how many there are (`Recorder.phase`).
+        name: of the phase.
+        steps: 0 where it is not known how many.
+    """
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        phase(name, min(asked, steps or asked), steps)
+        return control.should_stop()
+
+    return stop

@@ -14,7 +14,7 @@ from backend.errors import InputError
 from backend.runs import Run
 from backend.training.annealing import anneal
 from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_checkpoint, set_aside
-from backend.training.control import Control
+from backend.training.control import Control, counting_stop
 from backend.training.cost import estimate
 from backend.training.curriculum import Curriculum
 from backend.training.levels import Levels
@@ -121,17 +121,17 @@ class EpisodeLoop:
         anneal(self.config, number, self.agent, self.live)
         index, seeds = choose_group(self.config, len(self.session.train_prompts), number)
         prompts, embeds = [self.session.train_prompts[i] for i in index], self.session.train_embeds[index]
-        stop = self._stop_and_count("sampling", self.config.num_inference_steps)
+        stop = counting_stop(self.control, self.recorder.phase, "sampling", self.config.num_inference_steps)
         trajectory = self.agent.rollout(embeds, seeds, number, should_stop=stop)
         before = {"agent": self.agent.state_dict(), "reward": snapshot(self.reward.state_dict())}
         try:
-            stop = self._stop_and_count("sampling twins", self.config.num_inference_steps)
+            stop = counting_stop(self.control, self.recorder.phase, "sampling twins", self.config.num_inference_steps)
             twins = self.levels.twin_credit(self.reward, number, index, seeds, stop) if self.agent.wants_twins else None
             self.recorder.phase("scoring")
             where = (trajectory.images, prompts, torch.tensor(index))
             slope = self.reward.image_gradient(*where) if self.agent.wants_image_gradient else None
             result = self.reward(*where)
-            stop = self._stop_and_count("updating", 0)
+            stop = counting_stop(self.control, self.recorder.phase, "updating")
             generator = update_generator(self.config, number)
             stats = self.agent.update(
                 trajectory, result.total, torch.tensor(index), embeds, generator, should_stop=stop, group_score=result.score, baseline=twins, image_gradient=slope
@@ -299,17 +299,6 @@ class EpisodeLoop:
         self.progress.skipped_in_a_row = 0
         self.recorder.event("change", episode=self.progress.episode + 1, field="learning_rate", value=rate / 2, old=rate, source="recovery")
         self.recorder.alert(f"three updates in a row were not finite: {name} is restored, and training goes on at half the {said_of(halved)}")
-
-    def _stop_and_count(self, phase: str, steps: int) -> Any:
-        asked = 0
-
-        def stop() -> bool:
-            nonlocal asked
-            asked += 1
-            self.recorder.phase(phase, min(asked, steps or asked), steps)
-            return self.control.should_stop()
-
-        return stop
 
     def _show_waiting(self, paused: bool, lent: bool) -> None:
         state = self.recorder.status.state
