@@ -133,7 +133,7 @@ class Host:
                 return False
             phase = f"waiting for run {left[0].id}"
             if run.status().phase != phase:
-                whose = f"it trains on this machine in process {left[0].status().pid}, of another server or of one that has ended"
+                whose = f"it trains on this machine in process {left[0].status().pid}, of the command line, another server or one that has ended"
                 StatusWriter(run.status_path, run.status()).update(phase=phase, message=f"{phase}: {whose}; this run begins after it, stop that one to begin now.")
             time.sleep(LOOK_SECONDS)
         return True
