@@ -1,4 +1,4 @@
-"""Pictures of the page for the documentation: `python -m tests.browser.screenshots URL [RUN_ID]` writes docs/screenshots/*.png."""
+"""Pictures of the page for the documentation: `python -m tests.browser.screenshots URL [RUN_ID]` writes docs/screenshots/*.png; its runs folder should have runs to show."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def shoot(browser: Any, url: str, scheme: str, size: str, tabs: tuple[str, ...],
         if name == "Compare":
             page.wait_for_selector("#compare-neighbours img", timeout=90_000)
             page.wait_for_timeout(2000)
+        if name == "Generate":
+            page.click("#generate-start")
+            page.wait_for_selector("#generate-tuned img", timeout=90_000)
+            page.wait_for_timeout(1500)
         paths.append(FOLDER / f"{name.lower()}_{scheme}{size}.png")
         page.screenshot(path=str(paths[-1]))
     if "Train" in tabs:
