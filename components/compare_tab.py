@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 
 from backend.errors import InputError
-from backend.evaluation.results import lost_by
+from backend.evaluation.results import evaluated_name, lost_by
 from backend.reference.prompts import load_prompts
 from backend.training.manager import FOREIGN
 from components import compare_views as views
@@ -22,7 +22,6 @@ from components.drawing import (
     check_mixture,
     draw_pair,
     evaluate,
-    evaluated_name,
     offered_checkpoints,
     recorded_only,
     usually_evaluated,

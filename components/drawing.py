@@ -84,15 +84,6 @@ def check_evaluated(count: float | None, context: PageContext) -> int:
     return int(count)
 
 
-def evaluated_name(run: Run, checkpoint: str | None) -> str:
-    """How an evaluation names the checkpoint.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    return checkpoint if checkpoint and "+" in checkpoint else run.checkpoint(checkpoint).name
-
-
 def unknown_words(prompt: str) -> list[str]:
     """Words of a prompt that the embedded model never saw in a caption."""
     from backend.reference.captions import VOCABULARY

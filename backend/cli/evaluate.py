@@ -41,15 +41,19 @@ def evaluate(
     device: Device = "auto",
     guidance: Annotated[list[float] | None, typer.Option(help="Constant guidance to beat, repeatable; by default 0.6 and 1.4 times the run's own.", min=1, max=50)] = None,
     real_images: Annotated[int | None, typer.Option(help="Held-out renders; 2000 at the published number of images, else 400.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an evaluation of another checkpoint, or of more images.")] = False,
     plugin: Plugins = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Compare base and tuned model on the test prompts with judges that the reward never saw."""
     from backend.evaluation.evaluate import evaluate_run
-    from backend.evaluation.results import LEVELS
+    from backend.evaluation.results import LEVELS, evaluated_name, lost_by
 
     load_plugins(plugin or [])
     found = RunStore(runs_dir).find(run)
+    lost = "" if replace else lost_by(found, evaluated_name(found, checkpoint), found.config.eval_images if images is None else images)
+    if lost:
+        raise InputError(f"{lost} With --replace it is replaced.")
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
         result = evaluate_run(

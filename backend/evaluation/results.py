@@ -123,6 +123,15 @@ def write_results(
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def evaluated_name(run: Run, checkpoint: str | None) -> str:
+    """How an evaluation names the checkpoint.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    return checkpoint if checkpoint and "+" in checkpoint else run.checkpoint(checkpoint).name
+
+
 def lost_by(run: Run, checkpoint: str, images: int) -> str:
     """What would be lost if the run's evaluation were replaced, as a sentence; empty where the new one is of the same checkpoint and of no fewer images.
 

@@ -143,6 +143,12 @@ def _evaluate(config: TrainConfig, run: Run, control: Control, recorder: Recorde
         return
     from backend.evaluation.evaluate import evaluate_run
 
+    standing = run.evaluation() or {}
+    if standing.get("images", 0) > config.eval_images:  # a person's, of the run before it went on
+        recorder.alert(
+            f"the evaluation of {standing.get('checkpoint')} with {standing['images']:,} images stays; `python -m backend evaluate {run.id} --replace` judges the newest"
+        )
+        return
     images = f"{config.eval_images} images each of base and tuned model on the test prompts"
     recorder.log(f"evaluating {images}")
     recorder.writer.update(message=f"All episodes are done; judging {images}.", eta_seconds=expected)

@@ -195,6 +195,16 @@ def test_the_newest_run_of_a_folder_has_a_name_in_every_command(capsys, tmp_path
     assert RunStore(tmp_path).find("newest").id == run.id and run.id in call(capsys, "runs", "show", "latest", "--runs-dir", str(tmp_path))[1]
 
 
+def test_evaluate_replaces_what_took_longer_only_when_told(capsys, runs_dir, monkeypatch):
+    run, calls = RunStore(runs_dir).create(TrainConfig()), []
+    (run.checkpoints_dir / "episode_000009").mkdir(parents=True)
+    run.evaluation_path.write_text(json.dumps({"images": 1024, "checkpoint": "episode_000009", "gap_closed": 0.5}))
+    monkeypatch.setattr("backend.evaluation.evaluate.evaluate_run", lambda run, *rest, **named: calls.append(run) or {"table": [], "checkpoint": "c", "images": 64, "notes": []})
+    code, _, error = call(capsys, "evaluate", run.id, "--images", "64")
+    assert code == 2 and "1,024 images and its gap closed of 50% would be lost" in error and "--replace" in error and not calls
+    assert call(capsys, "evaluate", run.id, "--images", "64", "--replace")[0] == 0 and call(capsys, "evaluate", run.id, "--images", "1024")[0] == 0 and len(calls) == 2
+
+
 def test_a_live_run_is_asked_and_not_deleted(capsys, runs_dir):
     run = RunStore(runs_dir).create(TrainConfig())
     assert call(capsys, "runs", "delete", run.id, "--yes")[0] == 2

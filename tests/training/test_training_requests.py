@@ -1,5 +1,6 @@
 """What a trainer is asked while it trains: pauses, samples, changes, and what came too late."""
 
+import json
 import threading
 import time
 
@@ -139,6 +140,18 @@ def test_while_it_is_evaluated_a_run_says_so_and_how_long_that_takes(store, monk
     assert first.message.startswith("All episodes are done; judging 8 images") and first.state == "running" and first.eta_seconds == 600.0
     assert 0 < later.eta_seconds < 600.0 and later.phase == "evaluating: drawing the base"
     assert run.status().eta_seconds is None and run.status().message == "completed after 5 of 5 episodes"
+
+
+@pytest.mark.parametrize(("images", "judged"), [(8, True), (1024, False)])
+def test_the_evaluation_at_the_end_replaces_none_of_more_images(store, monkeypatch, images, judged):
+    """A run that was stopped, evaluated by a person and resumed keeps what that took."""
+    run, calls = store.create(small_config(episodes=2, eval_images=8)), []
+    run.evaluation_path.write_text(json.dumps({"images": images, "checkpoint": "episode_000001"}))
+    monkeypatch.setattr("backend.evaluation.evaluate.evaluate_run", lambda run, **others: calls.append(run))
+    assert train(run.config, run, build=fake_build()) == "completed"
+    said = [e["message"] for e in run.events() if e["kind"] == "alert" and "stays" in e["message"]]
+    assert bool(calls) == judged and bool(said) != judged
+    assert judged or ("episode_000001 with 1,024 images stays" in said[0] and "--replace" in said[0])
 
 
 class Pausing(Control):
