@@ -22,7 +22,7 @@ REGIONS = 4  # regions per side whose contents should differ
 REGION_SCALE = 0.25  # half of the largest standard deviation that luminances in [0, 1] can have
 ENTROPY_BINS = 64
 QUALITY_RANGE = 3.0  # log distance ratios beyond a factor of 20 say nothing more
-EDGE = 0.1  # of a log distance ratio: how far inside the manifold an image still gains by going deeper
+EDGE = 0.3  # of a log distance ratio: how far inside the manifold an image still gains by going deeper
 
 
 def root(values: Tensor) -> Tensor:
