@@ -123,7 +123,7 @@ def follow_time(
     """The prediction, with a derivative by the timestep [b]: the difference quotient over `TIME_REACH` to either side.
 
     The model was trained at whole timesteps, and its embedding has waves as short as six of them: between two whole ones the
-    output wiggles, and its own derivative says nothing of how another noise level would do (docs/results/policies.md has the figures).
+    output wiggles, and its own derivative says nothing of how another noise level would do (docs/results/version_4/policies.md has the figures).
     """
     here = timestep.detach()
     ends = [(here + side * TIME_REACH).clamp(0, len(backbone.alphas_cumprod) - 1) for side in (-1, 1)]

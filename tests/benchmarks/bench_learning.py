@@ -9,12 +9,13 @@ draw 1,024 images each of the test prompts at the same seeds, for DIVERSITY_POLI
 than 1,024 images can tell. `grid` scores constant guidance and spacing (the ceiling of SCHEDULER_POLICY), `constant` the
 best of them on the images that policies are scored by; `trivial` lets the judges choose the
 best constant guidance under the same guards; `attainable` is what a perfect denoiser would close, for the autoencoder
-loses the rest. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
+loses the rest. The policies are kept beside their results. Ablations train LORA_UNET 60 episodes on 2 seeds and are all scored by the
 default reward, whatever they were trained on.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ import numpy as np
 
 from backend.analysis.convergence import trend
 from backend.analysis.series import columns
-from backend.config import TrainConfig
+from backend.config import TrainConfig, make_config
 from backend.diffusion.backbone import Backbone
 from backend.errors import InputError
 from backend.evaluation.evaluate import Stage, attainable, judge, set_stage, trivial_baseline
@@ -39,7 +40,7 @@ from backend.features.device import resolve_device
 from backend.policies.mixture import mix_checkpoints
 from backend.runs import Run
 from backend.training.record import git_revision
-from tests.benchmarks.common import completed_run, freeze, frozen_facts, machine, newest_policy, overridden, parse, read, run_arms, train_arm, tuned_images
+from tests.benchmarks.common import freeze, frozen_facts, machine, newest_policy, overridden, parse, policy_digest, read, run_arms, train_arm, tuned_images
 from tests.benchmarks.learning_tables import MODES, late_slope, write_tables
 
 SEEDS, ABLATION_SEEDS = (0, 1, 2), (0, 1)
@@ -160,18 +161,21 @@ def train_and_judge(arm: str, chosen: Namespace) -> dict[str, Any]:
     frozen_base(config, chosen)  # before an hour of training, not after it
     code = git_revision()
     run, command, _ = train_arm(config, chosen.runs / "learning" / arm.replace(":", "_"))
-    name = arm.partition(":")[0]
+    name, policy = arm.partition(":")[0], newest_policy(run)
+    if name in MODES:
+        policy = Path(shutil.copytree(policy, kept_policy(arm, chosen), dirs_exist_ok=True))
     facts = {"name": name, "seed": config.seed, "command": command, "commit": code, "settings": config.model_dump()}
-    return {**facts, **curve_facts(run), **judge_policy(config, newest_policy(run), chosen, judged_images(name, chosen))}
+    return {**facts, **curve_facts(run), **judge_policy(config, policy, chosen, judged_images(name, chosen))}
 
 
 def judge_policy(config: TrainConfig, policy: Path, chosen: Namespace, images: int) -> dict[str, Any]:
     """The raw gain of a saved policy, and what the judges say; `images` as in `judge_base`."""
+    digest = policy_digest(policy)
     base = judge_base(config, chosen, images)
     tuned = tuned_images(config, policy, base.protocol, base.model, chosen.device)
     verdict = judge(base.stage, base.seen, [base.stage.judges.measure(tuned)])
     raw = raw_gain(config, chosen, base.protocol, base.images, tuned)
-    return {"images": base.protocol.images, "raw": raw, "verdict": verdict, "judge": base.stage.judges.describe(), "machine": machine(chosen.device)}
+    return {"policy_sha256": digest, "images": base.protocol.images, "raw": raw, "verdict": verdict, "judge": base.stage.judges.describe(), "machine": machine(chosen.device)}
 
 
 def judge_mixture(chosen: Namespace) -> dict[str, Any]:
@@ -244,21 +248,29 @@ def judge_attainable(chosen: Namespace) -> dict[str, Any]:
     return {"gap": attainable(base.stage, base.backbone, base.seen, progress=report), "images": len(base.images), "machine": machine(chosen.device)}
 
 
-def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
-    """All training seeds of a policy in one comparison; None while a seed is missing. Images come from the cache.
+def kept_policy(arm: str, chosen: Namespace) -> Path:
+    """Where the trained policy of an arm is kept beside its result, so that whoever has the results can draw with it and judge it."""
+    return chosen.results / "learning" / "policies" / arm.replace(":", "_")
 
-    Where the runs themselves are elsewhere (they are not part of the repository) the earlier comparison stands.
+
+def judge_together(mode: str, chosen: Namespace) -> dict[str, Any] | None:
+    """All training seeds of a policy in one comparison, from the policies that are kept; None while a seed is missing.
+
+    The comparison that stands in `summary.json` is given back where it is of the same policies and the same images.
     """
-    folder = chosen.results / "learning"
-    if not all((folder / f"{mode}_{seed}.json").is_file() for seed in SEEDS):
+    arms = [f"{mode}:{seed}" for seed in SEEDS]
+    results = [read(chosen.results / "learning" / f"{arm.replace(':', '_')}.json") for arm in arms]
+    policies = [kept_policy(arm, chosen) for arm in arms]
+    if None in results or not all(policy.is_dir() for policy in policies):
         return None
-    configs = [arm_config(f"{mode}:{seed}", chosen.set) for seed in SEEDS]
-    runs = [completed_run(config, chosen.runs / "learning" / f"{mode}_{config.seed}") for config in configs]
-    if None in runs:
-        return ((read(folder / "summary.json") or {}).get("together") or {}).get(mode)
-    base = judge_base(configs[0], chosen, judged_images(mode, chosen))
-    tuned = [base.stage.judges.measure(tuned_images(config, newest_policy(run), base.protocol, base.model, chosen.device)) for config, run in zip(configs, runs, strict=True)]
-    return judge(base.stage, base.seen, tuned)
+    facts = {"policies_sha256": [policy_digest(policy) for policy in policies], "images": results[0]["images"]}
+    before = ((read(chosen.results / "learning" / "summary.json") or {}).get("together") or {}).get(mode) or {}
+    if all(before.get(name) == value for name, value in facts.items()):
+        return before
+    configs = [make_config(result["settings"]) for result in results]
+    base = judge_base(configs[0], chosen, facts["images"])
+    tuned = [base.stage.judges.measure(tuned_images(config, policy, base.protocol, base.model, chosen.device)) for config, policy in zip(configs, policies, strict=True)]
+    return {**judge(base.stage, base.seen, tuned), **facts}
 
 
 def work(arm: str, chosen: Namespace) -> dict[str, Any]:

@@ -95,13 +95,6 @@ def frozen_facts(config: TrainConfig, protocol: Protocol, model: str) -> dict[st
     }
 
 
-def completed_run(config: TrainConfig, folder: Path) -> Run | None:
-    """The completed run of these settings that a folder holds, or None."""
-    store = RunStore(folder)
-    found = store.newest()
-    return found if found is not None and found.config == config and store.effective_state(found) == "completed" else None
-
-
 def train_arm(config: TrainConfig, folder: Path) -> tuple[Run, str, float]:
     """Train from the command line, or go on with, or reuse, the run that this folder holds.
 
@@ -144,12 +137,18 @@ def newest_policy(run: Run) -> Path:
     return find_checkpoint(run) / "policy"
 
 
+def policy_digest(path: Path) -> str:
+    """Hash of the files of a saved policy."""
+    from backend.evaluation.cache import files_digest
+
+    return files_digest([p for p in path.iterdir() if p.is_file()])
+
+
 def tuned_images(config: TrainConfig, path: Path, protocol: Protocol, model: str, device: str) -> np.ndarray:
     """Images of a saved policy, uint8 [N, h, w, 3]; drawn once per policy and protocol."""
-    from backend.evaluation.cache import files_digest
     from backend.evaluation.generate import draw, load_policy, open_backbone
 
-    facts = {"policy": files_digest([p for p in path.iterdir() if p.is_file()]), "model": model, "protocol": protocol.digest, "config": config.model_dump()}
+    facts = {"policy": policy_digest(path), "model": model, "protocol": protocol.digest, "config": config.model_dump()}
 
     def build() -> dict[str, np.ndarray]:
         backbone = open_backbone(config, device)

@@ -13,8 +13,10 @@ from backend.config import TrainConfig, make_config
 from backend.errors import InputError
 from backend.evaluation.protocol import protocol_for
 from tests.benchmarks import bench_endurance, bench_learning, bench_page, bench_speed, limits
-from tests.benchmarks.common import RESULTS, read
+from tests.benchmarks.common import RESULTS, policy_digest, read, write
 from tests.benchmarks.learning_tables import ablation_table, row_of, share_of_constant, write_tables
+
+EARLIER = RESULTS / "version_4" / "learning"
 
 
 @pytest.fixture
@@ -47,11 +49,31 @@ def test_every_arm_refuses_another_base_model_than_earlier_ones(copy: Path) -> N
     assert (copy / "learning.md").read_text(encoding="utf-8") == before
 
 
-def test_a_table_never_trains(copy: Path, tmp_path: Path) -> None:
-    """Runs are no part of the repository: where they are missing, the comparison of all seeds is the one that was made with them."""
-    chosen = Namespace(results=copy, runs=tmp_path / "none", device="cpu", images=read(copy / "learning" / "frozen.json")["images"], set=[])
-    assert bench_learning.judge_together("LORA_UNET", chosen) == read(copy / "learning" / "summary.json")["together"]["LORA_UNET"]
-    assert not chosen.runs.exists()
+def test_seeds_are_compared_from_the_policies_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run is needed, and nothing is drawn where the same policies were compared before."""
+    chosen, judged = Namespace(results=tmp_path, runs=tmp_path / "none", device="cpu", images=1024, set=[]), []
+    arms = [f"LORA_UNET:{seed}" for seed in bench_learning.SEEDS]
+    monkeypatch.setattr(bench_learning, "judge_base", lambda config, chosen, images: judged.append((config.seed, images)) or (_ for _ in ()).throw(InputError("judged anew")))
+    for arm in arms:
+        assert bench_learning.judge_together("LORA_UNET", chosen) is None
+        write(tmp_path / "learning" / f"{arm.replace(':', '_')}.json", {"images": 512, "settings": TrainConfig(seed=int(arm[-1])).model_dump()})
+        bench_learning.kept_policy(arm, chosen).mkdir(parents=True)
+        (bench_learning.kept_policy(arm, chosen) / "policy.safetensors").write_text(arm)
+    with pytest.raises(InputError, match="judged anew"):
+        bench_learning.judge_together("LORA_UNET", chosen)
+    facts = {"policies_sha256": [policy_digest(bench_learning.kept_policy(arm, chosen)) for arm in arms], "images": 512}
+    write(tmp_path / "learning" / "summary.json", {"together": {"LORA_UNET": {"guards": {}, **facts}}})
+    assert bench_learning.judge_together("LORA_UNET", chosen) == {"guards": {}, **facts} and judged == [(0, 512)] and not chosen.runs.exists()
+    (bench_learning.kept_policy(arms[1], chosen) / "policy.safetensors").write_text("another")
+    with pytest.raises(InputError, match="judged anew"):
+        bench_learning.judge_together("LORA_UNET", chosen)
+
+
+def test_the_policies_are_kept_that_were_judged() -> None:
+    chosen = Namespace(results=RESULTS)
+    for arm in bench_learning.MAIN:
+        result = read(RESULTS / "learning" / f"{arm.replace(':', '_')}.json")
+        assert result is None or policy_digest(bench_learning.kept_policy(arm, chosen)) == result["policy_sha256"], arm
 
 
 def test_more_images_begin_with_those_of_fewer() -> None:
@@ -65,13 +87,13 @@ def test_more_images_begin_with_those_of_fewer() -> None:
 
 
 def test_an_arm_names_its_settings_and_its_code() -> None:
-    for path in (RESULTS / "learning").glob("*_[0-9].json"):
+    for path in (*(RESULTS / "learning").glob("*_[0-9].json"), *EARLIER.glob("*_[0-9].json")):
         arm = read(path)
         assert make_config(arm["settings"]).seed == arm["seed"] and arm["commit"], path
 
 
 def test_ablations_stand_side_by_side() -> None:
-    arm = read(RESULTS / "learning" / "LORA_UNET_0.json")
+    arm = read(EARLIER / "LORA_UNET_0.json")
     first, second = ({**arm, "name": "no-kl", "raw": {**arm["raw"], "gain": gain}} for gain in (0.01, 0.03))
     line = ablation_table({"no-kl:0": first, "no-kl:1": second})[-1]
     gap, precision = arm["verdict"]["gap_closed"], row_of(arm["verdict"], "Precision")["estimate"]
