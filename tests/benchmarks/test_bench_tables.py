@@ -41,6 +41,7 @@ def test_limits(bench, title: str) -> None:
 def test_every_arm_refuses_another_base_model_than_earlier_ones(copy: Path) -> None:
     kept = read(copy / "learning" / "frozen.json")
     (copy / "learning" / "frozen.json").write_text(json.dumps({**kept, "model_sha256": "0" * 64}))
+    write(copy / "learning" / "grid.json", {"best": {"guidance": 10.0, "warp": 1.0}})  # `constant` asks for it first
     chosen = Namespace(results=copy, runs=copy, device="cpu", images=kept["images"], set=[])
     before = (copy / "learning.md").read_text(encoding="utf-8")
     for arm in ("grid", "constant", "trivial", "attainable", "LORA_UNET:0"):
