@@ -22,7 +22,6 @@ REGIONS = 4  # regions per side whose contents should differ
 REGION_SCALE = 0.25  # half of the largest standard deviation that luminances in [0, 1] can have
 ENTROPY_BINS = 64
 QUALITY_RANGE = 3.0  # log distance ratios beyond a factor of 20 say nothing more
-EDGE = 0.3  # of a log distance ratio: how far inside the manifold an image still gains by going deeper
 
 
 def root(values: Tensor) -> Tensor:
@@ -112,21 +111,20 @@ def entropy_bonus(images: Tensor) -> Tensor:
 
 
 def quality_bonus(x: Tensor, reference: Tensor, k: int) -> Tensor:
-    """Realism: -log of the distance to the reference's manifold beyond its edge, in units of the local radius there.
+    """Realism: -log of the distance to the reference's manifold, in units of the local radius there.
 
     The radius of a reference image is its distance to its k-th neighbour, as in improved precision (arXiv:1904.06991); unlike
-    that share, the logarithm still tells bad from worse where no image is inside. Inside it levels off (a softplus of width `EDGE`): paid
-    for going deeper, images would become copies of the reference.
+    that share, the logarithm still tells good from bad where every image is inside, or none is.
 
     Args:
         x: [B, D]
         reference: [M, D], M > k.
 
     Returns:
-        [B] in [-3, 0); near 0 is inside.
+        [B] in [-3, 3]; above 0 is inside.
     """
     ratio = (squared_distances(x.double(), reference).sqrt() / reference_radii(reference, k)).min(1).values
-    return -(EDGE * F.softplus(torch.log(ratio.clamp_min(1e-9)) / EDGE)).clamp_max(QUALITY_RANGE)
+    return (-torch.log(ratio.clamp_min(1e-9))).clamp(-QUALITY_RANGE, QUALITY_RANGE)
 
 
 def group_bonuses(batch: RewardBatch, context: MetricContext, bandwidth: float, knn_k: int) -> dict[str, Tensor]:
