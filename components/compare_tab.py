@@ -164,7 +164,7 @@ class CompareTab:
             return None, *closed, gr.Dropdown(choices=[], value=None), gr.skip(), *buttons, *self._nothing(str(error))
         found, value = offered_checkpoints(run, None)
         recorded = recorded_only(source, run)
-        buttons = gr.Button(interactive=not recorded), gr.Button(interactive=not recorded)
+        buttons = gr.Button(interactive=not recorded), gr.Button(interactive=source == "runs")  # a recorded run keeps its evaluation
         filled = self._fill(run, pairs, method, note(RECORDED) if recorded else "")
         return state, *closed, gr.Dropdown(choices=found, value=value), images, *buttons, *filled
 

@@ -22,7 +22,7 @@ BASE = "base model"
 NEWEST, BEST = "last", "best"  # what is asked for stays right while a run goes on; a name may be pruned
 USUALLY_EVALUATED = STRANGERS_EVALUATE = 64  # images: a first look, a minute on two cores
 FEWEST = 4  # see `protocol_for`
-RECORDED = "A recorded run comes without checkpoints: start one of your own to draw with it."
+RECORDED = "This recorded run comes without checkpoints: start one of your own to draw with it."
 
 
 class Drawn(NamedTuple):
@@ -94,7 +94,7 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 def check_mixture(context: PageContext, choice: Any, checkpoint: str | None, owner: Owner | None) -> None:
-    """Refuse a mixture, as `best+last`, to who may not steer the run: mixing writes into its folder.
+    """Refuse a mixture, as `best+last`, of a recorded run, or to who may not steer the run: mixing writes into its folder.
 
     Args:
         context: knows the owners.
@@ -103,10 +103,10 @@ def check_mixture(context: PageContext, choice: Any, checkpoint: str | None, own
         owner: who asks.
 
     Raises:
-        InputError: not the run's owner, or a recorded run on a server that others can reach.
+        InputError: not the run's owner, or a recorded run, which is no one's.
     """
     source, run_id = parse_choice(choice)
-    mine = not context.manager.require_token or (source == "runs" and context.manager.may_steer(run_id, owner))
+    mine = source == "runs" and (not context.manager.require_token or context.manager.may_steer(run_id, owner))
     if "+" in (checkpoint or "") and not mine:
         raise InputError(f"checkpoint {checkpoint!r} mixes several, which writes into the run's folder: only its owner may; choose one checkpoint")
 
@@ -145,7 +145,7 @@ def _others_memory(context: PageContext) -> str:
 
 
 def recorded_only(source: str, run: Run) -> bool:
-    """Whether it is a recorded run without checkpoints, which nothing can be drawn with."""
+    """Whether it is a recorded run that came without its policy, so that nothing can be drawn with it."""
     return source == "demo" and not run.checkpoints()
 
 

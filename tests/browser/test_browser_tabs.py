@@ -17,7 +17,8 @@ HREFS = "[...document.querySelectorAll('#runs-zip a')].map((a) => a.download || 
 def test_compare_report_and_delete_a_run_of_ones_own(open_page: Any, server: Server) -> None:
     page = open_page()
     steps.open_tab(page, "Compare")
-    wait_for(lambda: "comes without checkpoints" in page.inner_text("#compare-answer") and not page.locator("#compare-draw").is_enabled(), 40, "the recorded run is compared")
+    wait_for(lambda: page.locator("#compare-draw").is_enabled() and page.locator("#compare-neighbours img").count() > 0, 40, "the recorded run is compared, and can be drawn with")
+    assert not page.locator("#compare-evaluate").is_enabled()
     steps.open_tab(page, "Reference")
     wait_for(lambda: "near duplicates" in page.inner_text("#reference-figures").lower(), 40, "figures of the reference set")
     steps.open_tab(page, "Train")
@@ -32,7 +33,7 @@ def test_compare_report_and_delete_a_run_of_ones_own(open_page: Any, server: Ser
 
 def _compare(page: Any) -> None:
     steps.open_tab(page, "Compare")
-    wait_for(lambda: page.locator("#compare-draw").is_enabled() and page.locator("#compare-neighbours img").count() > 0, 40, "Compare follows the run that is watched")
+    wait_for(lambda: page.locator("#compare-evaluate").is_enabled() and page.locator("#compare-neighbours img").count() > 0, 40, "Compare follows the run that is watched")
     page.get_by_label("Images to draw", exact=True).fill("4")
     page.click("#compare-draw")
     wait_for(lambda: "4 test prompts drawn" in page.inner_text("#compare-answer"), 60, lambda: f"drawn pairs; {page.inner_text('#compare-answer')}")

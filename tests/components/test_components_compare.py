@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
 
-from backend.runs import Run
+from backend.runs import Run, RunStore
 from components import compare_tab, drawing
 from components.compare_tab import CompareTab
 from components.context import PageContext, Settings
@@ -105,14 +106,29 @@ def test_the_newest_checkpoint_is_the_one_of_the_moment_it_is_drawn(context: Pag
     assert drawing.draw_pair(context, run, NEWEST, ["craters"], [0]).checkpoint == "episode_000020"
 
 
-def test_a_recorded_run_says_that_it_cannot_be_drawn_with(context: PageContext) -> None:
-    choice, tab = f"demo/{context.demo.newest().id}", compare_of(context)
+def test_a_recorded_run_without_its_policy_says_that_it_cannot_be_drawn_with(context: PageContext, tmp_path: Path) -> None:
+    kept = context.demo.newest()
+    shutil.copytree(kept.path, tmp_path / "demo" / kept.id, ignore=shutil.ignore_patterns("checkpoints"))
+    context.demo = RunStore(tmp_path / "demo")
+    choice, tab = f"demo/{kept.id}", compare_of(context)
     shown = tab.show(choice, "pca")
     assert RECORDED in value(tab, shown, tab.answer) and not value(tab, shown, tab.draw).interactive and not value(tab, shown, tab.evaluate).interactive
     assert "24 of the 64 pairs of the run&#x27;s evaluation" in value(tab, shown, tab.neighbours)
     assert RECORDED in tab.draw_now(choice, None, 4, "pca")[-1] and RECORDED in GenerateTab(context).generate("craters", choice)[-1]
     mine = tab.show(f"runs/{write_fake_run(context.store.root, 3).id}", "pca")
     assert value(tab, mine, tab.draw).interactive and value(tab, mine, tab.evaluate).interactive and value(tab, mine, tab.answer) == ""
+
+
+def test_the_recorded_run_can_be_drawn_with_at_once_and_nothing_is_written_into_it(context: PageContext) -> None:
+    run, tab = context.demo.newest(), compare_of(context)
+    choice, before = f"demo/{run.id}", {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    shown = tab.show(choice, "pca")
+    assert value(tab, shown, tab.draw).interactive and not value(tab, shown, tab.evaluate).interactive
+    drawn = drawing.draw_pair(context, run, NEWEST, ["aerial view of bowl mars craters on dune fields"], [3])
+    assert drawn.checkpoint == f"episode_{run.config.episodes:06d}"
+    assert 1 < np.abs(drawn.base.astype(float) - drawn.tuned).mean() < 60  # another picture, and no noise
+    assert "a recorded run" in tab.evaluate_now(choice, None, 64, "pca")[-1] and "mixes several" in tab.draw_now(choice, "best+last", 4, "pca")[-1]
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
 def test_a_better_evaluation_is_never_replaced_unasked(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
