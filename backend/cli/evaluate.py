@@ -51,9 +51,10 @@ def evaluate(
 
     load_plugins(plugin or [])
     found = RunStore(runs_dir).find(run)
-    lost = "" if replace else lost_by(found, evaluated_name(found, checkpoint), found.config.eval_images if images is None else images)
-    if lost:
-        raise InputError(f"{lost} With --replace it is replaced.")
+    if found.evaluation() and not replace:
+        lost = lost_by(found, evaluated_name(found, checkpoint), found.config.eval_images if images is None else images)
+        if lost:
+            raise InputError(f"{lost} With --replace it is replaced.")
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
         result = evaluate_run(
