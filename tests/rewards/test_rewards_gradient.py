@@ -32,7 +32,7 @@ def test_the_image_gradient_is_the_slope_of_the_reward(settings, renders, with_a
     found = function.image_gradient(pictures, words, torch.arange(8))
     assert found.shape == pictures.shape
     change = found / found.norm()
-    assert slope_along(function, pictures, words, change, 2e-2) == pytest.approx(float((found * change).sum()), rel=0.08)
+    assert slope_along(function, pictures, words, change, 5e-3) == pytest.approx(float((found * change).sum()), rel=0.08)
 
 
 def test_prompt_relevance_is_felt_through_another_extractor_too(renders, with_attributes, images):
