@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.config import field_meta, field_names, make_config
-from backend.config.load import environment_values
+from backend.config.load import environment_values, is_public_demo
 from backend.errors import InputError
 from backend.reference.manifest import read_manifest
 from backend.runs import Run, RunStore
@@ -104,7 +104,7 @@ class Settings:
             InputError: a cap is not a whole number from 1, or the time between two asks no number above 0.
         """
         environ = os.environ if environ is None else environ
-        public = environ.get("CRATER_PUBLIC_DEMO", "1" if environ.get("SPACE_ID") else "") == "1"
+        public = is_public_demo(environ)
         shared = environ.get("GRADIO_SHARE", "").lower() == "true"  # as gradio reads it: a public link to this machine
         reachable = shared or environ.get("GRADIO_SERVER_NAME", "") not in LOOPBACK
         return cls(

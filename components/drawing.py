@@ -174,12 +174,12 @@ def draw_pair(context: PageContext, run: Run | None, checkpoint: str | None, pro
         InputError: no checkpoint, no weights, a prompt that cannot be drawn, or memory or disk gave out.
     """
     with context.manager.device("generate"):
-        from backend.evaluation.generate import BATCH, config_at, find_checkpoint, generate_images
+        from backend.evaluation.generate import BATCH, find_checkpoint, generate_images
 
         fewer = min(len(seeds), BATCH) // 2  # it draws so many at a time
         with explained(f"drawing {len(seeds)} images", [*([f"try {fewer}"] if fewer else []), _others_memory(context)]):
             path = find_checkpoint(run, checkpoint) if run is not None else None
-            config = config_at(run, path) if path is not None else make_config(context.default_values())
+            config = run.config_at(path) if path is not None else make_config(context.default_values())
             generate = context.on_device(generate_images)
             base = generate(prompts, seeds, config=config, guidance=guidance)
             if path is None:

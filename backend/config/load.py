@@ -144,6 +144,12 @@ def environment_values(environ: Mapping[str, str] | None = None) -> dict[str, st
     return {n: environ[ENV_PREFIX + n.upper()] for n in field_names() if ENV_PREFIX + n.upper() in environ}
 
 
+def is_public_demo(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether strangers use this server: `CRATER_PUBLIC_DEMO=1`, or a Space that does not say otherwise."""
+    environ = os.environ if environ is None else environ
+    return environ.get("CRATER_PUBLIC_DEMO", "1" if environ.get("SPACE_ID") else "") == "1"
+
+
 def resolve(flags: Mapping[str, Any] | None = None, file: str | Path | None = None, environ: Mapping[str, str] | None = None) -> TrainConfig:
     """Defaults < file < environment < flags.
 

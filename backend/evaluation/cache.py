@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.config.load import is_public_demo
 from backend.errors import InputError
 
 KEPT = re.compile(r"[a-z]+_[0-9a-f]{32}\.npz")  # names of what is kept
@@ -33,8 +34,7 @@ def cache_bytes(environ: Mapping[str, str] | None = None) -> float:
         InputError: the variable is no number above 0.
     """
     environ = os.environ if environ is None else environ
-    public = environ.get("CRATER_PUBLIC_DEMO", "1" if environ.get("SPACE_ID") else "") == "1"
-    value = environ.get("CRATER_CACHE_GIB") or ("1" if public else "4")
+    value = environ.get("CRATER_CACHE_GIB") or ("1" if is_public_demo(environ) else "4")
     try:
         size = float(value)
     except ValueError:

@@ -18,7 +18,7 @@ from backend.diffusion.sampler import ShouldStop, check_stop
 from backend.errors import InputError
 from backend.evaluation import renders
 from backend.evaluation.compare import compare, diversity_rows
-from backend.evaluation.generate import BATCH, Progress, base_images, config_at, draw, find_checkpoint, load_policy, open_backbone, weights_digest
+from backend.evaluation.generate import BATCH, Progress, base_images, draw, find_checkpoint, load_policy, open_backbone, weights_digest
 from backend.evaluation.judges import JUDGE, SIZE, Judges, Measured
 from backend.evaluation.manifold import K, nearest
 from backend.evaluation.notes import notes_on, on_words
@@ -186,7 +186,7 @@ def evaluate_run(
     if real_images is not None and real_images <= K:
         raise InputError(f"{real_images} held-out renders are too few to find {K} neighbours of each: give --real-images at least {K + 1}, or leave it out")
     started, path = time.monotonic(), find_checkpoint(run, checkpoint)
-    config = config_at(run, path)
+    config = run.config_at(path)
     protocol = protocol_for(config, config.eval_images if images is None else images)
     backbone = open_backbone(config, device)
     digest = weights_digest(backbone)

@@ -202,11 +202,6 @@ def load_policy(config: TrainConfig, backbone: Backbone, checkpoint: Path) -> Po
     return policy
 
 
-def config_at(run: Run, path: Path) -> TrainConfig:
-    """`Run.config_at`: the run's settings as they were in force at the checkpoint in `path`."""
-    return run.config_at(path)
-
-
 def find_checkpoint(run: Run, name: str | None = None) -> Path:
     """A checkpoint's folder: by name or episode number, `best`, or the newest; or a mixture, as `best+last` or `last+OTHER_RUN:last`.
 
@@ -267,7 +262,7 @@ def generate_images(
     """
     prompts = list(prompts) * (len(seeds) if len(prompts) == 1 else 1)
     path = find_checkpoint(run, checkpoint) if run is not None else None
-    chosen = config_at(run, path) if path is not None else config or TrainConfig()
+    chosen = run.config_at(path) if path is not None else config or TrainConfig()
     backbone = open_backbone(chosen, device)
     policy = load_policy(chosen, backbone, path) if path is not None else ConstantPolicy(chosen, backbone)
     steps, guidance = steps or chosen.num_inference_steps, chosen.guidance_scale if guidance is None else guidance

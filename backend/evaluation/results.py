@@ -132,6 +132,12 @@ def evaluated_name(run: Run, checkpoint: str | None) -> str:
     return checkpoint if checkpoint and "+" in checkpoint else run.checkpoint(checkpoint).name
 
 
+def images_judged(evaluation: Mapping[str, Any]) -> int:
+    """Images of a run's evaluation; 0 where it does not say, or is none."""
+    images = evaluation.get("images")
+    return images if isinstance(images, int) else 0
+
+
 def lost_by(run: Run, checkpoint: str, images: int) -> str:
     """What would be lost if the run's evaluation were replaced, as a sentence; empty where the new one is of the same checkpoint and of no fewer images.
 
@@ -141,8 +147,8 @@ def lost_by(run: Run, checkpoint: str, images: int) -> str:
         images: of the new evaluation.
     """
     standing = run.evaluation() or {}
-    before, name = standing.get("images"), str(standing.get("checkpoint", "an unnamed checkpoint"))
-    if not isinstance(before, int) or (name == checkpoint and images >= before):
+    before, name = images_judged(standing), str(standing.get("checkpoint", "an unnamed checkpoint"))
+    if not before or (name == checkpoint and images >= before):
         return ""
     gap = standing.get("gap_closed")
     closed = f" and its gap closed of {round(gap, 2) + 0.0:.0%}" if isinstance(gap, int | float) else ""

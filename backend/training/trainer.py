@@ -142,11 +142,12 @@ def _evaluate(config: TrainConfig, run: Run, control: Control, recorder: Recorde
     if not config.eval_images:
         return
     from backend.evaluation.evaluate import evaluate_run
+    from backend.evaluation.results import images_judged
 
     standing = run.evaluation() or {}
-    if standing.get("images", 0) > config.eval_images:  # a person's, of the run before it went on
+    if images_judged(standing) > config.eval_images:  # a person's, of the run before it went on
         recorder.alert(
-            f"the evaluation of {standing.get('checkpoint')} with {standing['images']:,} images stays; `python -m backend evaluate {run.id} --replace` judges the newest"
+            f"the evaluation of {standing.get('checkpoint')} with {images_judged(standing):,} images stays; `python -m backend evaluate {run.id} --replace` judges the newest"
         )
         return
     images = f"{config.eval_images} images each of base and tuned model on the test prompts"
