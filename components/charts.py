@@ -36,18 +36,33 @@ CHARTS = (
         "reward",
         "Group score",
         "Raw score of each group of images; up is more diverse. Single groups jump, for each draws other prompts; the band is one standard deviation over recent "
-        "episodes. The base's line is the mean of all its groups so far and settles as more are drawn. Diamonds are probes: the same test prompts and seeds each time, "
-        "so they show learning best; compare them with the base's own probe and not with groups, whose size is another.",
+        "episodes. The base's line is the mean of all its groups so far and settles as more are drawn.",
         "score",
         (
             Trace("batch_score", "group score", 2),
             Trace("base_level", "base model, mean of groups", 7, "dash", "level"),
             Trace("reference_level", "reference set", 1, "dot", "level"),
             Trace("best_score", "best so far", 3, "dashdot", "level"),
-            Trace("base_probe", "base's probe{size}", 4, "longdash", "level"),
-            Trace("probe_score", "probe{size}", 4, "solid", "points"),
         ),
         wide=True,
+    ),
+    Chart(
+        "gain",
+        "Gain over the base",
+        "Score of the probe's images minus the base's: the same prompts and seeds each time, so this shows learning best. Rising from 0 is learning.",
+        "score",
+        (Trace("gain_score", "gain in score{size}", 4, "solid", "trail"), Trace("gain_none", "base model", 7, "dash", "level")),
+    ),
+    Chart(
+        "cost",
+        "What variety must not cost",
+        "Realism and prompt relevance of the same images, each minus the base's. At 0 or above, learning has cost nothing.",
+        "difference",
+        (
+            Trace("gain_quality", "realism", 2, "solid", "trail"),
+            Trace("gain_adherence", "prompt relevance", 3, "dot", "trail"),
+            Trace("gain_none", "base model", 7, "dash", "level"),
+        ),
     ),
     Chart("components", "Reward components", "Mean raw value of every part of the reward.", "raw value", prefix="component_"),
     Chart(

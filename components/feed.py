@@ -6,11 +6,12 @@ import threading
 import time
 from typing import Any
 
+from backend.analysis.series import probe_gains
 from backend.errors import InputError
 from backend.runs import Run
 from backend.runs.events import standing_changes
 from components import banner
-from components.series import base_probes, chart_payload
+from components.series import chart_payload
 
 FRESH_SECONDS = 0.4
 FORCE_AFTER_SECONDS = 30
@@ -107,8 +108,8 @@ class RunFeed:
         key = (attempt, rows, [c["seq"] for c in changes], self._sample, probes)
         if key != self._rows:
             self._rows = key
-            beside = {"base_probe": base_probes(self.events, self._columns.get("episode", []))}
-            self._set("charts", chart_payload(self.run.id, self._columns | beside, changes, self._policy, self.run.config.probe_images))
+            gains = probe_gains(self.events, self._columns)
+            self._set("charts", chart_payload(self.run.id, self._columns | gains, changes, self._policy, self.run.config.probe_images))
 
     def _read_samples(self) -> None:
         def entries(found: list[Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,21 +123,6 @@ def base_levels(columns: Mapping[str, list[Any]]) -> list[Any]:
     return [newest.get(key) for key in keys]
 
 
-def base_probes(events: Sequence[Mapping[str, Any]], episodes: Sequence[Any]) -> list[Any]:
-    """The base's own probe for each episode: the one that was drawn at the guidance of its time.
-
-    Args:
-        events: of the run, in order; those of kind "probe" tell the base's score, and whether it was drawn anew because the guidance changed.
-        episodes: numbers of the rows.
-    """
-    told: dict[float, Any] = {}
-    for event in events:
-        if event.get("kind") == "probe" and _finite(event.get("episode")) is not None and (event["episode"] == 0 or event.get("renewed")):
-            told[float(event["episode"])] = event.get("base")
-    starts = sorted(told)
-    return [told[starts[i - 1]] if (i := bisect_right(starts, (_finite(episode) or 0.0) - 1)) else None for episode in episodes]
-
-
 def chart_payload(
     run_id: str, columns: dict[str, list[Any]], changes: Sequence[dict[str, Any]] = (), policy: Mapping[str, Any] | None = None, probe_images: int | None = None
 ) -> dict[str, Any]:
@@ -146,7 +130,7 @@ def chart_payload(
 
     Args:
         run_id: with its attempt, the name under which a zoom is kept.
-        columns: policy_updates.csv by column, rows in order; beside them `base_probe`, see `base_probes`.
+        columns: policy_updates.csv by column, rows in order; beside them the gains of `probe_gains`.
         changes: events of kind "change": `{episode, field, value}`.
         policy: what the latest sample says of its policy.
         probe_images: images of a probe, for the legend.
@@ -159,7 +143,7 @@ def chart_payload(
     ranges = bins(len(positions["episode"]))
     charts = {}
     plans, plan_axes = plan_charts(policy or {})
-    size = f" of {probe_images}" if probe_images else ""
+    size = f", {probe_images} images" if probe_images else ""
     columns = {**columns, "base_level": base_levels(columns)} if "base_level" in columns else columns
     for chart in CHARTS:
         if chart.across:

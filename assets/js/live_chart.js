@@ -31,6 +31,7 @@ const tracesOf = (chart, axes) => chart.traces.flatMap((t) => {
     return [{ ...edge, y: t.low, showlegend: false }, { ...edge, y: t.high, name: t.name, fill: 'tonexty', fillcolor: translucent(colour, 0.16) }];
   }
   if (t.kind === 'points') return [{ ...common, y: t.y, mode: 'markers', marker: { color: colour, size: 8, symbol: 'diamond' } }];
+  if (t.kind === 'trail') return [{ ...common, y: t.y, mode: 'lines+markers', line, marker: { color: colour, size: 8, symbol: t.dash === 'solid' ? 'diamond' : 'circle' }, connectgaps: true }];
   if (t.kind === 'level') return [{ ...common, y: t.y, mode: 'lines', line: { ...line, width: 1.4 } }];
   const soft = smoothed(t.y, options.smooth);
   const main = { ...common, y: soft, customdata: t.y, mode: x.length < 3 ? 'lines+markers' : 'lines', line, marker: { size: 6, color: colour }, connectgaps: true,

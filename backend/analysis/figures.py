@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from backend.analysis.convergence import plateau
-from backend.analysis.series import columns, present, schedule_lines, smooth, thin
+from backend.analysis.series import columns, numbers, present, probe_gains, schedule_lines, smooth, thin
 from backend.runs import Run
 from backend.runs.events import standing_changes
+from backend.runs.tables import PROBED
 
 Figure = dict[str, Any]
 # Okabe and Ito's palette, safe for colour-blind readers; dash styles repeat the distinction without colour.
@@ -64,8 +65,8 @@ def curves(run: Run, table: str, wanted: Sequence[tuple[str, str]], title: str, 
 
 
 def rewards(run: Run) -> Figure:
-    """Raw group score with its moving average, base and reference levels, fixed-seed probes and the plateau, if any."""
-    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "reference_level", "best_score", "probe_score", "trend_from"])
+    """Raw group score with its moving average, base and reference levels and the plateau, if any."""
+    data = columns(run, "policy_updates", ["episode", "batch_score", "base_level", "reference_level", "best_score", "trend_from"])
     episode = data.get("episode", np.zeros(0))
     score = data.get("batch_score", np.zeros(0))
     traces = []
@@ -75,14 +76,31 @@ def rewards(run: Run) -> Figure:
     for index, (name, label) in enumerate((("best_score", "best so far"), ("base_level", "base model"), ("reference_level", "reference set"))):
         if present(data.get(name)):
             traces.append(line(label, episode, data[name], index + 2))
-    if present(data.get("probe_score")):
-        traces.append(line("probe (test prompts)", episode, data["probe_score"], 1, mode="markers", marker={"symbol": "diamond", "size": 8, "color": PALETTE[1]}))
     figure = {"data": traces, "layout": layout(f"Reward, {run.config.mode}", f"{run.config.metric} (raw group score)", shapes=marks(run))}
     at = plateau(data)
     if at is not None:
         figure["layout"]["annotations"] = [{"x": at, "y": 1, "yref": "paper", "text": f"plateau from {at:.0f}", "showarrow": False}]
         figure["layout"]["shapes"].append({"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dash", "color": PALETTE[3]}})
     return figure
+
+
+def _probed(run: Run, wanted: Sequence[tuple[str, str]], title: str, y_title: str) -> Figure:
+    """What probes gained over the base's own; `wanted` as for `curves`, of the columns of `probe_gains`."""
+    raw, _, _ = run.read_columns("policy_updates", 0, ["episode", *(f"probe_{name}" for name in PROBED)])
+    found = {name: numbers(values) for name, values in probe_gains(list(run.events()), raw).items()}
+    kept = [(i, label, found[name]) for i, (name, label) in enumerate(wanted) if present(found[name])]
+    traces = [line(label, numbers(raw["episode"]), values, i, mode="lines+markers", marker={"size": 7, "color": PALETTE[i]}) for i, label, values in kept]
+    return {"data": traces, "layout": layout(title, y_title, shapes=marks(run))}
+
+
+def gains(run: Run) -> Figure:
+    """Score of each probe minus the base's on the same prompts and seeds."""
+    return _probed(run, [("gain_score", "gain in score")], "Gain of the probes over the base", f"{run.config.metric} (difference)")
+
+
+def costs(run: Run) -> Figure:
+    """Realism and prompt relevance of each probe minus the base's: what variety must not cost."""
+    return _probed(run, [("gain_quality", "realism"), ("gain_adherence", "prompt relevance")], "What variety must not cost", "probe minus base")
 
 
 def components(run: Run) -> Figure:
@@ -180,6 +198,8 @@ def time_per_episode(run: Run) -> Figure:
 FIGURES: Mapping[str, Callable[[Run], Figure]] = MappingProxyType(
     {
         "rewards": rewards,
+        "gains": gains,
+        "costs": costs,
         "components": components,
         "losses": losses,
         "gradients": gradients,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from backend.runs import Run
+from backend.runs.tables import PROBED
 
 MOST_POINTS = 1000  # more than a chart's pixels; what the browser redraws at every update
 
@@ -50,6 +51,28 @@ def probes(run: Run) -> list[float]:
     begin = max((event["episode"] for event in events if event.get("renewed")), default=0)
     found = {event["episode"]: event.get("score") for event in events if event["episode"] >= begin}
     return [float(found[episode]) for episode in sorted(found) if isinstance(found[episode], (int, float))]
+
+
+def probe_gains(events: Sequence[Mapping[str, Any]], data: Mapping[str, Sequence[Any]]) -> dict[str, list[float | None]]:
+    """What each probe has gained over the base's own: the same prompts and seeds, so the luck of a group's prompts is not in it.
+
+    Args:
+        events: of the run, in order; those of kind "probe" tell what the base scores, anew where the guidance changed.
+        data: policy_updates by column, rows in order: `episode` and the probes.
+
+    Returns:
+        Columns `gain_score`, `gain_quality` and `gain_adherence`, a number where a row has a probe, and `gain_none`, 0 in each row that has a base to compare with.
+    """
+    bases = {e["episode"]: e for e in events if e.get("kind") == "probe" and isinstance(e.get("episode"), int | float) and (e["episode"] == 0 or e.get("renewed"))}
+    starts, episodes = sorted(bases), numbers(data.get("episode", ()))
+    place = np.searchsorted(starts, episodes - 1, side="right") - 1  # a base that was probed anew holds from the next episode on
+    out: dict[str, list[float | None]] = {"gain_none": [0.0 if i >= 0 else None for i in place]}
+    for name in PROBED:
+        level = numbers([bases[start].get("base" if name == "score" else name) for start in starts])
+        values = numbers(data.get(f"probe_{name}", [None] * len(episodes)))
+        gain = [values[row] - level[i] if i >= 0 else np.nan for row, i in enumerate(place)]
+        out[f"gain_{name}"] = [float(g) if np.isfinite(g) else None for g in gain]
+    return out
 
 
 def steady(data: dict[str, np.ndarray], name: str = "batch_score") -> np.ndarray:

@@ -31,11 +31,12 @@ def draw_trace(axes: Any, trace: dict[str, Any], index: int) -> None:
     line, marker = trace.get("line", {}), trace.get("marker", {})
     if trace["type"] == "bar":
         axes.bar([plain(x) for x in trace["x"]], trace["y"], label=plain(trace.get("name")), color=colour(marker.get("color"), index))
-    elif "markers" in trace.get("mode", "lines"):
+    elif trace.get("mode", "lines") == "markers":
         style = {"marker": MARKER.get(marker.get("symbol"), "o"), "s": 18, "alpha": marker.get("opacity", 0.8)}
         axes.scatter(trace["x"], trace["y"], label=plain(trace.get("name")), color=colour(marker.get("color"), index), **style)
     else:
         style = {"linestyle": DASH.get(line.get("dash"), "-"), "linewidth": line.get("width", 2), "alpha": trace.get("opacity", 1.0)}
+        style |= {"marker": "o", "markersize": 4} if "markers" in trace.get("mode", "lines") else {}
         axes.plot(trace["x"], trace["y"], label=plain(trace.get("name")), color=colour(line.get("color"), index), **style)
 
 

@@ -226,7 +226,7 @@ class TrainConfig(BaseModel):
     curriculum_episodes: int = setting(50, "Curriculum", "Length", "Episodes until the final value is reached by schedule.", ge=1, le=1_000_000)
 
     # Evaluation
-    probe_every: int = setting(25, "Evaluation", "Probe every", "Episodes between fixed-seed probes on test prompts; 0 switches them off.", ge=0, le=1_000_000)
+    probe_every: int = setting(10, "Evaluation", "Probe every", "Episodes between fixed-seed probes on test prompts; 0 switches them off.", ge=0, le=1_000_000)
     probe_images: int = setting(20, "Evaluation", "Probe images", "Images of one probe.", ge=2, le=4096)
     eval_images: int = setting(
         64, "Evaluation", "Final images", "Images each of base and tuned model in the evaluation at the run's end; 0 skips it. Published figures use 1024.", ge=0, le=65536

@@ -16,7 +16,7 @@ from backend.errors import InputError
 from backend.features.base import check_images
 from backend.rewards.attributes_model import load_attribute_model
 from backend.rewards.base import Metric, MetricResult, PointwiseMetric, RewardBatch, SetMetric
-from backend.rewards.bonuses import adherence_bonus, group_bonuses
+from backend.rewards.bonuses import adherence_bonus, group_bonuses, quality_bonus
 from backend.rewards.kernels import median_distance
 from backend.rewards.normalise import RunningNormaliser
 from backend.rewards.result import WEIGHTS, RewardResult, spread, spread_explanations
@@ -125,7 +125,23 @@ class RewardFunction:
             images: [N, 3, h, w] in [0, 1]
             captions: N prompts
         """
+        return self._score_of(self._batches(images, captions, torch.zeros(len(images), dtype=torch.long))[0])
+
+    def probe(self, images: Tensor, captions: list[str]) -> dict[str, float | None]:
+        """Raw score of a set, and what variety must not cost; nothing is remembered. Arguments as for `score_set`.
+
+        Returns:
+            `score`; `quality`, the mean realism whether or not it is paid for; `adherence`, the mean prompt relevance. None where there is no image or no regressor to tell.
+        """
         batches, _ = self._batches(images, captions, torch.zeros(len(images), dtype=torch.long))
+        batch = batches[self.parts[0].extractor]
+        quality = quality_bonus(batch.features, self.primary.context.reference, self.config.knn_k)
+        adherence = adherence_bonus(self.attribute_model, batch) if self.attribute_model is not None and len(batch) else quality[:0]
+        means = {name: float(values.mean()) if len(values) else None for name, values in (("quality", quality), ("adherence", adherence))}
+        return {"score": float(self._score_of(batches)), **means}
+
+    def _score_of(self, batches: dict[str, RewardBatch]) -> float:
+        """Raw score of a set's batches."""
         return self._score([m.evaluate(batches[p.extractor]) for p, m in zip(self.parts, self.metrics, strict=True)])
 
     def __call__(self, images: Tensor, captions: list[str], prompt_index: Tensor) -> RewardResult:

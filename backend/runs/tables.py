@@ -11,6 +11,8 @@ from typing import Any
 
 from backend.runs.files import atomic_write, cut_half_line, read_complete_lines
 
+PROBED = ("score", "quality", "adherence")  # what a probe tells of its images
+
 TABLES: dict[str, tuple[str, ...]] = {
     "training_log": (
         "episode", "prompt_idx", "reward_total", "reward_diversity", "reward_sequential", "reward_spatial", "reward_entropy",
@@ -20,7 +22,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "gradient_log": ("update", "episode", "actor_grad_before", "actor_grad_after", "critic_grad", "grad_clipped", "reward_mean", "timestamp"),
     "policy_updates": (
         "update", "episode", "batch_score", "reward_mean", "reward_std", "reward_min", "reward_max", "base_level", "reference_level", "best_score",
-        "probe_score", "score_smooth", "actor_loss", "critic_loss", "entropy_loss", "entropy", "kl_divergence", "kl_base", "ratio_mean", "ratio_std",
+        *(f"probe_{name}" for name in PROBED), "score_smooth", "actor_loss", "critic_loss", "entropy_loss", "entropy", "kl_divergence", "kl_base", "ratio_mean", "ratio_std",
         "ratio_max", "clip_fraction_up", "clip_fraction_down", "explained_variance", "advantage_std", "degenerate_share", "grad_norm_actor",
         "grad_norm_actor_after", "grad_norm_critic", "grad_clipped", "gradient_noise_scale", "sample_diversity", "distance_to_base", "early_stopped",
         "optimiser_steps", "samples_used", "replayed_dropped", "learning_rate", "entropy_coef", "kl_base_coef", "guidance_scale", "skipped",

@@ -12,6 +12,7 @@ from backend.config import TrainConfig, make_config
 from backend.diffusion.sampler import Stopped
 from backend.errors import InputError
 from backend.runs import Run
+from backend.runs.tables import PROBED
 from backend.training.annealing import anneal
 from backend.training.checkpoint import checkpoint_name, keep_and_prune, save_checkpoint, set_aside
 from backend.training.control import Control, counting_stop
@@ -153,10 +154,11 @@ class EpisodeLoop:
     def _record(self, record: EpisodeRecord) -> None:
         progress = self.progress
         trending = progress.trend()
-        seen = {"probe_score": None, "guidance_scale": self.agent.config.guidance_scale, "sample_diversity": sample_diversity(record.result.features)}
+        seen = {"guidance_scale": self.agent.config.guidance_scale, "sample_diversity": sample_diversity(record.result.features)}
         record.facts = progress.facts(trending) | seen
-        if record.episode == 1 or (self.config.probe_every and record.episode % self.config.probe_every == 0):
-            record.facts["probe_score"] = self._probe(record.episode)
+        due = self.config.probe_every and record.episode % self.config.probe_every == 0
+        found = self._probe(record.episode) if due and record.episode > 1 else {}  # in the first nothing, since the base's own probe follows it
+        record.facts |= {f"probe_{name}": found.get(name) for name in PROBED}
         tables = all_rows(record)
         for name, rows in tables.items():
             self.recorder.rows(name, rows)
@@ -171,15 +173,13 @@ class EpisodeLoop:
         if is_due(progress.episode, self.config.episodes):
             self.recorder.log(episode_line(row, self.config.episodes))
 
-    def _probe(self, number: int) -> float | None:
-        """The fixed test images' score; in episode 1 nothing, since the base's own probe follows it."""
-        if number == 1 or not self.config.probe_every:
-            return None
+    def _probe(self, number: int) -> dict[str, float | None]:
+        """The fixed test images' score, realism and prompt relevance."""
         self.recorder.phase("probing the test prompts")
-        score = self.levels.probe(self.reward)
-        self.progress.probes.append(score)
-        self.recorder.event("probe", episode=number, score=score, base=self.progress.base_probe)
-        return score
+        found = self.levels.probe(self.reward)
+        self.progress.probes.append(found["score"])
+        self.recorder.event("probe", episode=number, base=self.progress.base_probe, **found)
+        return found
 
     def between(self, number: int) -> None:
         """What follows an episode: levels once, samples, checkpoints, and waiting for a disk that refuses.
@@ -219,8 +219,7 @@ class EpisodeLoop:
             self._tell_base_probe(0)
 
     def _tell_base_probe(self, episode: int, **facts: Any) -> None:
-        score = self.progress.base_probe
-        self.recorder.event("probe", episode=episode, score=score, base=score, **facts)
+        self.recorder.event("probe", episode=episode, base=self.progress.base_probe, **{"score": self.progress.base_probe, **self.progress.base_probed}, **facts)
 
     def _warn(self) -> None:
         """Plateau and reward hacking, each said once until it passes."""

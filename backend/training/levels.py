@@ -69,7 +69,7 @@ class Levels:
         self.progress.base_scores = self.progress.base_scores[:1]
         self._draw_base_groups(reward, BASE_LEVEL_GROUPS, should_stop)
         if self.config.probe_every:
-            self.progress.probes = [self.probe(reward, base=True)]
+            self._probe_base(reward)
         self.progress.reference_level = self._reference_level(reward)
 
     def refine(self, reward: Any, should_stop: Callable[[], bool]) -> bool:
@@ -86,7 +86,7 @@ class Levels:
         later = (self.progress.episode - self.progress.levels_from) // BASE_EVERY if reward.scores_alone else 0
         changed = self._draw_base_groups(reward, min(MOST_BASE_GROUPS, BASE_LEVEL_GROUPS + later), should_stop)
         if self.config.probe_every and not self.progress.probes:
-            self.progress.probes = [self.probe(reward, base=True)]
+            self._probe_base(reward)
         return changed
 
     def _draw_base_groups(self, reward: Any, due: int, should_stop: Callable[[], bool]) -> bool:
@@ -103,13 +103,17 @@ class Levels:
             scores = [float(reward.score_set(images[subset], [captions[i] for i in subset])) for subset in subsets]
         return mean_of_finite(scores)
 
-    def probe(self, reward: Any, base: bool = False) -> float:
-        """Raw score of the fixed test images under the averaged policy (or the base), without exploration noise."""
+    def _probe_base(self, reward: Any) -> None:
+        found = self.probe(reward, base=True)
+        self.progress.probes, self.progress.base_probed = [found["score"]], found
+
+    def probe(self, reward: Any, base: bool = False) -> dict[str, float | None]:
+        """Score, realism and prompt relevance (`RewardFunction.probe`) of the fixed test images under the averaged policy or the base, without exploration noise."""
         index, seeds = fixed_group(self.config, len(self.session.test_prompts), self.config.probe_images, PROBE)
         embeds = self.session.test_embeds[index]
         images = self.session.agent.rollout(embeds, seeds, None, deterministic=True, use_ema=not base, base=base, guidance_scale=self.guidance).images
         with reward.whole_reference():
-            return float(reward.score_set(images, [self.session.test_prompts[i] for i in index]))
+            return reward.probe(images, [self.session.test_prompts[i] for i in index])
 
     def twin_credit(self, reward: Any, episode: int, index: list[int], seeds: list[int], should_stop: Callable[[], bool]) -> torch.Tensor:
         """Credit [B] of the group that the policy's mean action draws from the same prompts and seeds.

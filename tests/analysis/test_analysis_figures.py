@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from backend.analysis import feature_figures, figures
-from backend.analysis.series import smooth, thin
+from backend.analysis.series import probe_gains, smooth, thin
 from backend.analysis.static import write_png
 from backend.errors import InputError
 
@@ -45,15 +45,26 @@ def test_ten_thousand_episodes_stay_below_a_thousand_points(make_run):
 def test_every_figure_is_valid_plotly_and_json(make_run):
     """The numbers of curves: a column that is misspelt would be missing here. The schedule's are those of a sample."""
     run, curves = make_run(mode="DIVERSITY_POLICY"), {}
+    run.events_path.write_text('{"seq": 1, "time": 0, "kind": "probe", "episode": 0, "base": 0.4, "score": 0.4, "quality": 0.1, "adherence": 0.1}\n')
     for name, draw in figures.FIGURES.items():
         figure = draw(run)
         assert go.Figure(figure).layout.title.text, name
         json.dumps(figure, allow_nan=False)
         curves[name] = len(figure["data"])
     assert curves == {
-        "rewards": 6, "components": 1, "losses": 3, "gradients": 4, "entropy": 2, "kl": 2, "clipping": 4, "ratio": 2, "credit": 2, "distance": 1,
+        "rewards": 5, "gains": 1, "costs": 2, "components": 1, "losses": 3, "gradients": 4, "entropy": 2, "kl": 2, "clipping": 4, "ratio": 2, "credit": 2, "distance": 1,
         "noise_scale": 1, "schedule": 0, "memory": 4, "time": 1,
     }  # fmt: skip
+
+
+def test_gains_begin_anew_where_the_base_was_probed_anew():
+    base, renewed = {"kind": "probe", "episode": 0, "base": 0.5, "quality": 0.2}, {"kind": "probe", "episode": 2, "base": 0.1, "quality": None, "renewed": True}
+    events = [base, {"kind": "probe", "episode": 2, "score": 0.7, "base": 0.5, "quality": 0.1}, renewed, {"kind": "change", "episode": 3}]
+    data = {"episode": [1.0, 2.0, 3.0, 4.0], "probe_score": [None, 0.7, None, 0.3], "probe_quality": [None, 0.1, None, 0.4]}
+    found = probe_gains(events, data)
+    assert found["gain_score"] == [None, pytest.approx(0.2), None, pytest.approx(0.2)], "episode 2 ended before the base was probed at another guidance"
+    assert found["gain_quality"] == [None, pytest.approx(-0.1), None, None] and found["gain_adherence"] == [None] * 4, "what is not known of the base has no gain"
+    assert probe_gains([], data)["gain_none"] == [None] * 4 and probe_gains([base], {}) == {name: [] for name in found}
 
 
 def test_reward_figure_holds_the_raw_score_and_marks_the_plateau(make_run):

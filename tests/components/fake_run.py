@@ -61,6 +61,7 @@ def write_rows(run: Run, start: int, stop: int) -> None:
                 "reference_level": 0.0,
                 "best_score": max(score(j) for j in range(max(0, i - 5), i + 1)),
                 "probe_score": score(i) if i % 10 == 0 else None,
+                "probe_quality": 0.2 if i % 10 == 0 else None,
                 "actor_loss": -0.01 * math.cos(i / 7),
                 "critic_loss": 1 / (1 + i),
                 "entropy_loss": 0.001,

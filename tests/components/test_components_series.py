@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from components.charts import CHARTS
 from components.context import PageContext
 from components.monitor import SAMPLES_CAPTION
-from components.series import MAX_POINTS, axes, band, base_levels, base_probes, bins, chart_payload, places, thin
-from tests.components.fake_run import write_fake_run
+from components.series import MAX_POINTS, axes, band, base_levels, bins, chart_payload, places, thin
+from tests.components.fake_run import score, write_fake_run
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5000))
@@ -79,35 +79,22 @@ def test_the_base_line_lies_at_its_newest_value_under_each_guidance() -> None:
     assert base_levels({"base_level": [None, None], "trend_from": [1, 2]}) == [None, None]
 
 
-def test_the_base_s_own_probe_stands_beside_the_probes_with_the_size_of_its_set() -> None:
-    events = [
-        {"kind": "probe", "episode": 0, "score": -0.8, "base": -0.8},
-        {"kind": "status", "state": "running", "episode": 0},
-        {"kind": "probe", "episode": 2, "score": -0.7, "base": -0.8},
-        {"kind": "probe", "episode": 3, "score": -0.5, "base": -0.5, "renewed": True},
-    ]
-    episodes = [1.0, 2.0, 3.0, 4.0]
-    assert base_probes(events, episodes) == [-0.8, -0.8, -0.8, -0.5]
-    assert base_probes([], episodes) == [None] * 4
-    columns = {"episode": episodes, "batch_score": [-1.0] * 4, "probe_score": [None, -0.7, None, None], "base_probe": base_probes(events, episodes)}
-    drawn = {t["name"]: t for t in chart_payload("run", columns, probe_images=20)["charts"]["reward"]["traces"]}
-    assert drawn["base's probe of 20"]["kind"] == "level" and drawn["base's probe of 20"]["y"] == [-0.8, -0.8, -0.8, -0.5]
-    assert drawn["probe of 20"]["y"] == [None, -0.7, None, None]
-
-
-def test_a_base_s_probe_that_is_told_after_the_first_row_is_drawn_at_once(context: PageContext) -> None:
+def test_gains_of_probes_are_drawn_beside_the_base(context: PageContext) -> None:
     run = write_fake_run(context.store.root, 12)
     feed = context.feed(run.id, "runs")
 
-    def drawn() -> dict[str, list]:
+    def drawn(chart: str) -> dict[str, dict]:
         feed._read_at = 0
         feed.refresh()
-        return {t["name"]: t["y"] for t in feed.parts["charts"]["charts"]["reward"]["traces"] if "y" in t}
+        return {t["name"]: t for t in feed.parts["charts"]["charts"][chart]["traces"]}
 
-    assert "base's probe of 20" not in drawn()
+    assert drawn("gain") == drawn("cost") == {}, "the base was not probed yet"
     with run.events_path.open("a", encoding="utf-8") as events:
-        events.write(json.dumps({"seq": 9, "time": 0, "kind": "probe", "episode": 0, "score": -0.3, "base": -0.3}) + "\n")
-    assert drawn()["base's probe of 20"][1:] == [-0.3] * 11
+        events.write(json.dumps({"seq": 9, "time": 0, "kind": "probe", "episode": 0, "score": -0.3, "quality": 0.1, "base": -0.3}) + "\n")
+    gain = drawn("gain")["gain in score, 20 images"]
+    assert gain["kind"] == "trail" and [i for i, y in enumerate(gain["y"]) if y is not None] == [10] and gain["y"][10] == float(f"{score(10) + 0.3:.5g}")
+    assert drawn("gain")["base model"]["y"][1:] == [0.0] * 11
+    assert drawn("cost")["realism"]["y"][10] == float(f"{0.2 - 0.1:.5g}") and "prompt relevance" not in drawn("cost")
 
 
 def test_samples_are_not_said_to_be_what_the_policy_is_paid_for() -> None:

@@ -83,6 +83,26 @@ def test_score_set_changes_nothing_and_equals_the_score_of_the_call(renders, ima
     assert call(function, images[0][:8], images[1][:8]).score == score
 
 
+def test_a_probe_tells_score_realism_and_prompt_relevance_and_remembers_nothing(renders, with_attributes, images):
+    pictures, words = images[0][:8], images[1][:8]
+    function, silent = make(renders, base=images[0][16:]), make(renders, base=images[0][16:], use_bonuses=False)
+    before = function.state_dict()
+    found = function.probe(pictures, words)
+    assert all(torch.equal(v, before[k]) if isinstance(v, torch.Tensor) else v == before[k] for k, v in function.state_dict().items())
+    paid = call(function, pictures, words)
+    assert found["score"] == paid.score
+    for name in ("quality", "adherence"):
+        assert found[name] == pytest.approx(float(paid.raw_components[name].mean()), rel=1e-6), name
+    assert silent.probe(pictures, words) == found, "told whether or not it is paid for"
+    assert make(renders, base=images[0][16:]).probe(torch.full((4, 3, 64, 64), float("nan")), words[:4])["quality"] is None
+
+
+def test_without_regressors_a_probe_tells_no_prompt_relevance(renders, images, monkeypatch):
+    monkeypatch.setattr("backend.rewards.composition.load_attribute_model", lambda: None)
+    found = make(renders).probe(images[0][:8], images[1][:8])
+    assert found["adherence"] is None and found["quality"] is not None
+
+
 def test_credit_is_what_the_call_pays_and_remembers_nothing(renders, images):
     reward, (pictures, captions) = make(renders), images
     reward(pictures[:6], captions[:6], torch.arange(6))

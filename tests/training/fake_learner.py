@@ -124,6 +124,9 @@ class FakeReward:
         small = torch.nn.functional.interpolate(images, size=(SIDE, SIDE))
         return float(small.flatten(1).std(0, unbiased=False).mean() + small.mean())
 
+    def probe(self, images, captions):
+        return {"score": self.score_set(images, captions), "quality": float(images.mean()), "adherence": None}
+
     def __call__(self, images, captions, prompt_index):
         credit = (images - self.memory).flatten(1).mean(1)
         self.memory = 0.9 * self.memory + 0.1 * images.mean(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backend.analysis.alerts import Alert
-from backend.analysis.series import columns, probes, steady
+from backend.analysis.series import columns, probe_gains, probes, steady
 from backend.errors import InputError
 from backend.runs.tables import TABLES
 from backend.training.checkpoint import damage
@@ -44,7 +44,12 @@ def test_the_curve_is_the_raw_group_score_and_the_levels_stand_beside_it(store):
     assert float(levels[-1]) == pytest.approx(np.mean([session.make_reward(None).score_set(images, []) for images in bases]))
     assert [r["episode"] for r in table if r["probe_score"]] == ["5", "10"]
     assert float(table[-1]["best_score"]) == max(float(r["batch_score"]) for r in table) == run.status().best_score
-    assert [e["episode"] for e in run.events() if e["kind"] == "probe"] == [0, 5, 10]
+    told = [e for e in run.events() if e["kind"] == "probe"]
+    assert [e["episode"] for e in told] == [0, 5, 10]
+    assert told[0]["score"] == told[0]["base"] and all(isinstance(e["quality"], float) and e["adherence"] is None for e in told)
+    gains = probe_gains(told, {name: [r[name] and float(r[name]) or None for r in table] for name in ("episode", "probe_score", "probe_quality", "probe_adherence")})
+    assert [i + 1 for i, gain in enumerate(gains["gain_score"]) if gain is not None] == [5, 10] and gains["gain_none"] == [0.0] * 12
+    assert gains["gain_quality"][9] == pytest.approx(told[2]["quality"] - told[0]["quality"]) and gains["gain_adherence"] == [None] * 12
 
 
 def test_samples_keep_their_seeds_and_carry_credit_and_explanation(store):
@@ -166,6 +171,8 @@ def test_after_a_change_of_guidance_the_base_is_measured_anew_and_the_trend_begi
     # Every picture of the fake learner is brighter by 0.02 there, and so is its score.
     assert float(after[4]["base_level"]) == float(before[4]["base_level"])
     assert float(after[5]["base_level"]) == pytest.approx(float(before[5]["base_level"]) + 0.02, abs=0.004)
+    again = [e for e in run.events() if e["kind"] == "probe" and e.get("renewed")]
+    assert [e["episode"] for e in again] == [5] and again[0]["quality"] == pytest.approx([e for e in still.events() if e["kind"] == "probe"][0]["quality"] + 0.02, abs=0.004)
     assert probes(run)[0] == pytest.approx(probes(still)[0] + 0.02, abs=0.004) and len(probes(run)) == 4 and len(probes(still)) == 5
     data = columns(run, "policy_updates", ["batch_score", "trend_from"])
     assert steady(data).tolist() == data["batch_score"][5:].tolist()
