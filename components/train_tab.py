@@ -122,6 +122,8 @@ class TrainTab:
         gr.on([w.input for w in everything], self.edited, None, shown, inputs_kwargs=fields, queue=False, trigger_mode="always_last", **PRIVATE)
         for name in form.REGISTRIES:
             fields[name].change(lambda value, kind=name: form.sentence_of(kind, value), fields[name], extra[f"{name}_note"], queue=False, **PRIVATE)
+        for name in self.context.offered:  # a model or a set that the command line has made meanwhile
+            fields[name].focus(lambda kind=name: gr.Dropdown(choices=self.context.trusted_choices(kind)), None, fields[name], queue=False, **PRIVATE)
         extra["preset"].change(lambda name: presets.preset_sentence(name, applied=False), extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
         extra["apply_preset"].click(presets.preset_sentence, extra["preset"], extra["preset_note"], queue=False, **PRIVATE)
         extra["apply_preset"].click(self.apply_preset, extra["preset"], [*everything, *shown], queue=False, **PRIVATE)

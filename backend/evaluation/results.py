@@ -152,7 +152,7 @@ def lost_by(run: Run, checkpoint: str, images: int) -> str:
         return ""
     gap = standing.get("gap_closed")
     closed = f" and its gap closed of {round(gap, 2) + 0.0:.0%}" if isinstance(gap, int | float) else ""
-    return f"The run keeps one evaluation: that of {name} with {before:,} images{closed} would be lost to one of {checkpoint} with {images:,}. Replace it, or keep it."
+    return f"The run keeps one evaluation: that of {name} with {before:,} images{closed} would be lost to one of {checkpoint} with {images:,}."
 
 
 def load_map(run: Run) -> dict[str, np.ndarray] | None:

@@ -17,6 +17,8 @@ from tests.patience import PATIENCE
 pytestmark = pytest.mark.browser
 READY = "document.querySelector('#start') && !document.querySelector('#start').disabled && document.querySelector('#banner .banner-id')"
 
+TRAILS = "(chart) => (document.querySelector(`#chart-${chart}`).data || []).filter((t) => t.mode === 'lines+markers' && t.y.some((y) => y !== null)).map((t) => t.name)"
+
 
 @pytest.fixture
 def fresh(tmp_path: Path, tiny_pipeline: Path) -> Iterator[Server]:
@@ -42,6 +44,9 @@ def test_page_in_ten_seconds_recorded_run_and_first_point_in_fifteen(fresh: Serv
     steps.wait_points(page, 10)
     wait_for(lambda: page.locator("#film .tile").count() >= 4, 20, "the recorded samples")
     assert page.locator("#reference-strip img").count() >= 4, "the reference set is shown without a click"
+    for chart, names in {"gain": ["gain in score, 64 images"], "cost": ["realism", "prompt relevance"]}.items():
+        page.locator(f"#chart-{chart}").scroll_into_view_if_needed()
+        wait_for(lambda chart=chart, names=names: page.evaluate(TRAILS, chart) == names, 10, lambda chart=chart: f"what the recorded run gained; {page.evaluate(TRAILS, chart)}")
     began, old = time.monotonic(), steps.points(page)  # the chart shows the recorded run's points until the new one has its first
     page.click("#start")
     wait_for(lambda: steps.run_id(page) not in {"", recorded} and 1 <= steps.points(page) < old, 15, lambda: f"the first point of the curve: {page.inner_text('#banner')}")

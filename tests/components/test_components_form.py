@@ -241,6 +241,13 @@ def test_what_the_command_line_makes_in_the_project_folder_can_be_chosen(context
             (tmp_path / name / "manifest.json").write_text(manifest, encoding="utf-8")
     assert context.trusted_choices("base_model") == ["assets/models/crater-tiny", "models/mine"]
     assert context.trusted_choices("reference") == ["reference_data", "my_reference"]
+    with gr.Blocks() as page:
+        tab = TrainTab(context, gr.State({}), gr.BrowserState({}, storage_key="k", secret="s"))
+        tab.build("")
+    (tmp_path / "models/newer").mkdir()
+    (tmp_path / "models/newer/model_index.json").write_text("{}", encoding="utf-8")
+    (looked,) = [event for event in page.fns.values() if event.targets == [(tab.fields["base_model"]._id, "focus")]]
+    assert [value for _, value in looked.fn().choices] == ["assets/models/crater-tiny", "models/mine", "models/newer"], "one that is made while the page is open"
     named = make_config({"reference": "my_reference/", "base_model": "models/mine/"})  # as a shell completes them
     assert not context.untrusted({"reference": named.reference, "base_model": named.base_model})
     (tmp_path / "no_manifest/manifest.json").unlink()
