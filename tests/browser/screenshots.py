@@ -10,7 +10,7 @@ from tests.browser import steps
 from tests.browser.conftest import CHROMIUM, FLAGS, ROOT
 
 FOLDER = ROOT / "docs" / "screenshots"
-SIZES = {"": {"width": 1280, "height": 900}, "_phone": {"width": 390, "height": 844}}
+SIZES = {"": {"width": 1280, "height": 1100}, "_phone": {"width": 390, "height": 844}}
 TABS = ("Train", "Compare", "Generate", "Runs", "Reference", "Help")
 
 
