@@ -142,3 +142,17 @@ def adherence_bonus(model: AttributeModel, batch: RewardBatch) -> Tensor:
     said = model.adherence(batch.attributes, batch.captions)
     known = ~torch.isnan(said)
     return torch.where(known, said, said[known].mean() if known.any() else 0.0)
+
+
+def guarded_means(batch: RewardBatch, reference: Tensor, k: int, model: AttributeModel | None) -> dict[str, float | None]:
+    """Mean realism and mean prompt relevance of a set, whether or not they are paid for; None where there is no image, or no regressor to tell.
+
+    Args:
+        batch: the set.
+        reference, k: as in `quality_bonus`.
+        model: the attribute regressors, if there are any.
+    """
+    if len(batch) == 0:
+        return {"quality": None, "adherence": None}
+    adherence = None if model is None else float(adherence_bonus(model, batch).mean())
+    return {"quality": float(quality_bonus(batch.features, reference, k).mean()), "adherence": adherence}

@@ -16,7 +16,7 @@ from backend.errors import InputError
 from backend.features.base import check_images
 from backend.rewards.attributes_model import load_attribute_model
 from backend.rewards.base import Metric, MetricResult, PointwiseMetric, RewardBatch, SetMetric
-from backend.rewards.bonuses import adherence_bonus, group_bonuses, quality_bonus
+from backend.rewards.bonuses import adherence_bonus, group_bonuses, guarded_means
 from backend.rewards.kernels import median_distance
 from backend.rewards.normalise import RunningNormaliser
 from backend.rewards.result import WEIGHTS, RewardResult, spread, spread_explanations
@@ -128,17 +128,10 @@ class RewardFunction:
         return self._score_of(self._batches(images, captions, torch.zeros(len(images), dtype=torch.long))[0])
 
     def probe(self, images: Tensor, captions: list[str]) -> dict[str, float | None]:
-        """Raw score of a set, and what variety must not cost; nothing is remembered. Arguments as for `score_set`.
-
-        Returns:
-            `score`; `quality`, the mean realism whether or not it is paid for; `adherence`, the mean prompt relevance. None where there is no image or no regressor to tell.
-        """
+        """Raw `score` of a set, and what variety must not cost as `guarded_means` gives it; nothing is remembered. Arguments as for `score_set`."""
         batches, _ = self._batches(images, captions, torch.zeros(len(images), dtype=torch.long))
         batch = batches[self.parts[0].extractor]
-        quality = quality_bonus(batch.features, self.primary.context.reference, self.config.knn_k)
-        adherence = adherence_bonus(self.attribute_model, batch) if self.attribute_model is not None and len(batch) else quality[:0]
-        means = {name: float(values.mean()) if len(values) else None for name, values in (("quality", quality), ("adherence", adherence))}
-        return {"score": float(self._score_of(batches)), **means}
+        return {"score": float(self._score_of(batches)), **guarded_means(batch, self.primary.context.reference, self.config.knn_k, self.attribute_model)}
 
     def _score_of(self, batches: dict[str, RewardBatch]) -> float:
         """Raw score of a set's batches."""
