@@ -18,7 +18,7 @@ from backend.rewards.attributes_model import load_attribute_model
 from backend.rewards.base import Metric, MetricResult, PointwiseMetric, RewardBatch, SetMetric
 from backend.rewards.bonuses import adherence_bonus, group_bonuses, guarded_means
 from backend.rewards.kernels import median_distance
-from backend.rewards.normalise import RunningNormaliser
+from backend.rewards.normalise import RunningNormaliser, anchor
 from backend.rewards.result import WEIGHTS, RewardResult, spread, spread_explanations
 from backend.rewards.spaces import Space
 
@@ -180,8 +180,7 @@ class RewardFunction:
             if not total.requires_grad:  # no image is left that a metric or a bonus could look at
                 return torch.zeros_like(images)
             gradient = torch.autograd.grad(total, leaf)[0]
-        broken = ~torch.isfinite(gradient).flatten(1).all(1)
-        gradient = gradient.masked_fill(broken[:, None, None, None], float("nan"))
+        gradient = gradient.masked_fill(~torch.isfinite(gradient).flatten(1).all(1)[:, None, None, None], float("nan"))
         return gradient.masked_fill(~keep[:, None, None, None], 0.0).to(images.device)
 
     def _set_term(self, part: Part, metric: Metric, batch: RewardBatch) -> Tensor:
@@ -276,16 +275,11 @@ class RewardFunction:
         """For each metric: the score of reference images, and its distance from that of one of them repeated."""
         count = min(len(images), max(self.config.group_size, 4))
         words = (captions or [""] * len(images))[:count]
-        out = []
         alone = self.config.reward_mode == "single"  # such metrics need company, which there is not
         metrics = self._build_metrics(self.config.model_copy(update={"reward_mode": "difference"})) if alone else self.metrics
         whole, _ = self._batches(images[:count], words, torch.zeros(count, dtype=torch.long))
         single, _ = self._batches(images[:1].expand(count, -1, -1, -1), words[:1] * count, torch.zeros(count, dtype=torch.long))
-        for part, metric in zip(self.parts, metrics, strict=True):
-            top, bottom = (r.score if r.defined else 0.0 for r in (metric.evaluate(batch[part.extractor]) for batch in (whole, single)))
-            # A metric of single images may not tell the two apart: its own unit is kept then.
-            out.append((top, abs(top - bottom) if abs(top - bottom) > 1e-6 else 1.0))
-        return out
+        return [anchor(metric, whole[part.extractor], single[part.extractor]) for part, metric in zip(self.parts, metrics, strict=True)]
 
     def _remember(self, batches: dict[str, RewardBatch], values: dict[str, Tensor]) -> None:
         """Queues, archives and normalisers take the group in."""

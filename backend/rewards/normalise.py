@@ -1,4 +1,4 @@
-"""Running mean and standard deviation of one reward component."""
+"""Scales: the running mean and standard deviation of one reward component, and where a metric's scale is anchored in an ensemble."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from backend.rewards.base import Metric, RewardBatch
 
 # A group's share of the running moments once they are warm: a memory of about 20 groups, long against the noise of one
 # group and short against a run.
@@ -71,3 +73,17 @@ class RunningNormaliser:
         """Take over saved moments."""
         self.mean, self.square = (float(v) for v in state["moments"])
         self.groups = int(state["groups"])
+
+
+def anchor(metric: Metric, varied: RewardBatch, repeated: RewardBatch) -> tuple[float, float]:
+    """Where a metric's scale begins and how long it is, so that metrics of an ensemble can be added.
+
+    Args:
+        metric: on the reference set.
+        varied, repeated: reference images, and one of them repeated.
+
+    Returns:
+        The score of the varied images, and its distance from that of the repeated one; 1 where the metric, being of single images, does not tell them apart.
+    """
+    top, bottom = (r.score if r.defined else 0.0 for r in (metric.evaluate(varied), metric.evaluate(repeated)))
+    return top, abs(top - bottom) if abs(top - bottom) > 1e-6 else 1.0
