@@ -125,6 +125,7 @@ def test_a_killed_server_leaves_an_interrupted_run_and_two_new_ones_do_not_both_
     assert store.effective_state(run) == "interrupted" and run.status().state == "running"
     assert "was interrupted after" in Manager(store, build=fake_build()).found_at_start[0]
     rivals = [server(store, run.id) for _ in range(2)]
+    wait_for(lambda: sum(rival.poll() is not None for rival in rivals) == 1)  # refused before the other is stopped: a stopped run may be taken
     wait_for(lambda: run.status().attempt >= 3 and run.status().state == "running")
     run.request("stop")
     said = [rival.communicate(timeout=150)[0] for rival in rivals]
