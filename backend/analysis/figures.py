@@ -87,7 +87,7 @@ def rewards(run: Run) -> Figure:
 def _probed(run: Run, wanted: Sequence[tuple[str, str]], title: str, y_title: str) -> Figure:
     """What probes gained over the base's own; `wanted` as for `curves`, of the columns of `probe_gains`."""
     raw, _, _ = run.read_columns("policy_updates", 0, ["episode", *(f"probe_{name}" for name in PROBED)])
-    found = {name: numbers(values) for name, values in probe_gains(list(run.events()), raw).items()}
+    found = {name: numbers(values) for name, values in probe_gains(run.events(), raw).items()}
     kept = [(i, label, found[name]) for i, (name, label) in enumerate(wanted) if present(found[name])]
     traces = [line(label, numbers(raw["episode"]), values, i, mode="lines+markers", marker={"size": 7, "color": PALETTE[i]}) for i, label, values in kept]
     return {"data": traces, "layout": layout(title, y_title, shapes=marks(run))}

@@ -68,7 +68,7 @@ def probe_gains(events: Sequence[Mapping[str, Any]], data: Mapping[str, Sequence
     place = np.searchsorted(starts, episodes - 1, side="right") - 1  # a base that was probed anew holds from the next episode on
     out: dict[str, list[float | None]] = {"gain_none": [0.0 if i >= 0 else None for i in place]}
     for name in PROBED:
-        level = numbers([bases[start].get("base" if name == "score" else name) for start in starts])
+        level = numbers([bases[start].get(name) for start in starts])
         values = numbers(data.get(f"probe_{name}", [None] * len(episodes)))
         gain = [values[row] - level[i] if i >= 0 else np.nan for row, i in enumerate(place)]
         out[f"gain_{name}"] = [float(g) if np.isfinite(g) else None for g in gain]

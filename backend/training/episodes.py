@@ -219,7 +219,7 @@ class EpisodeLoop:
             self._tell_base_probe(0)
 
     def _tell_base_probe(self, episode: int, **facts: Any) -> None:
-        self.recorder.event("probe", episode=episode, base=self.progress.base_probe, **{"score": self.progress.base_probe, **self.progress.base_probed}, **facts)
+        self.recorder.event("probe", episode=episode, base=self.progress.base_probe, **self.levels.base_probed, **facts)
 
     def _warn(self) -> None:
         """Plateau and reward hacking, each said once until it passes."""

@@ -23,6 +23,7 @@ class Levels:
 
     def __init__(self, config: TrainConfig, session: Session, progress: Progress) -> None:
         self.config, self.session, self.progress = config, session, progress
+        self.base_probed: dict[str, float | None] = {}  # all that the base's newest probe told, until an event has kept it
 
     @property
     def guidance(self) -> float:
@@ -104,8 +105,8 @@ class Levels:
         return mean_of_finite(scores)
 
     def _probe_base(self, reward: Any) -> None:
-        found = self.probe(reward, base=True)
-        self.progress.probes, self.progress.base_probed = [found["score"]], found
+        self.base_probed = self.probe(reward, base=True)
+        self.progress.probes = [self.base_probed["score"]]
 
     def probe(self, reward: Any, base: bool = False) -> dict[str, float | None]:
         """Score, realism and prompt relevance (`RewardFunction.probe`) of the fixed test images under the averaged policy or the base, without exploration noise."""

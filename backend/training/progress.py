@@ -27,7 +27,6 @@ class Progress:
         base_scores: raw scores of groups of the untouched base, same N.
         reference_level: mean raw score of equal-N subsets of the reference set.
         probes: raw scores of the fixed test images, the base's first.
-        base_probed: all that the base's probe told; the newest one.
         skipped: updates that a NaN stopped; skipped_in_a_row: the latest of them.
         live: live changes in force, by field.
         curriculum: memory of the curriculum.
@@ -44,7 +43,6 @@ class Progress:
     base_scores: list[float] = field(default_factory=list)
     reference_level: float | None = None
     probes: list[float] = field(default_factory=list)
-    base_probed: dict[str, float | None] = field(default_factory=dict)
     skipped: int = 0
     skipped_in_a_row: int = 0
     live: dict[str, Any] = field(default_factory=dict)

@@ -58,7 +58,10 @@ def test_every_figure_is_valid_plotly_and_json(make_run):
 
 
 def test_gains_begin_anew_where_the_base_was_probed_anew():
-    base, renewed = {"kind": "probe", "episode": 0, "base": 0.5, "quality": 0.2}, {"kind": "probe", "episode": 2, "base": 0.1, "quality": None, "renewed": True}
+    base, renewed = (
+        {"kind": "probe", "episode": 0, "score": 0.5, "base": 0.5, "quality": 0.2},
+        {"kind": "probe", "episode": 2, "score": 0.1, "base": 0.1, "quality": None, "renewed": True},
+    )
     events = [base, {"kind": "probe", "episode": 2, "score": 0.7, "base": 0.5, "quality": 0.1}, renewed, {"kind": "change", "episode": 3}]
     data = {"episode": [1.0, 2.0, 3.0, 4.0], "probe_score": [None, 0.7, None, 0.3], "probe_quality": [None, 0.1, None, 0.4]}
     found = probe_gains(events, data)
