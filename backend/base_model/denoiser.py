@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CAPTION_DROPOUT = 0.1  # as in classifier-free guidance, 2207.12598
 EMA_DECAY = 0.999
+WIDTHS = (64, 128, 128)  # channels of the UNet at 16x16, 8x8 and 4x4
 WARMUP = 200  # steps, in a short training a fifth of it
 DECAY_SHARE = 0.8  # of the steps: the learning rate falls linearly to zero, which is where a short training gains most
 
@@ -60,7 +61,7 @@ def build_unet(channels: int) -> UNet2DConditionModel:
         in_channels=channels,
         out_channels=channels,
         layers_per_block=1,
-        block_out_channels=(64, 128, 128),
+        block_out_channels=WIDTHS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=EMBED_DIM,

@@ -1,5 +1,7 @@
 """What the base model's tests share."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -14,3 +16,11 @@ def images() -> np.ndarray:
 def few_renders_calibrate_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking at a thousand takes ten seconds, each time that a training goes on."""
     monkeypatch.setattr("backend.base_model.sharpen.CALIBRATED", 8)
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """UNets of a tenth of the weights, where what is tested is not what a network draws: each step takes half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backend.base_model.denoiser.WIDTHS", (32, 32, 32))
+        yield

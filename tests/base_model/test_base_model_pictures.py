@@ -31,6 +31,7 @@ from backend.reference.captions import VOCABULARY, caption
 from backend.reference.renderer import render_batch, sample_parameters
 
 TINY = FineTuning(decoder_steps=2, denoiser_steps=3, sharpen_steps=1, finish_steps=1, batch=2, renders_share=0.0)
+UNSHARPENED = replace(TINY, sharpen_steps=0, finish_steps=0)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def crops() -> tuple[np.ndarray, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def base(crops, tmp_path_factory) -> Path:
+def base(crops, tmp_path_factory, narrow) -> Path:
     tokenizer = build_tokenizer(VOCABULARY)
     code = fit_linear_code(crops[0], channels=4)
     with initialisation(0):
@@ -105,7 +106,7 @@ def test_captions_longer_than_the_text_encoder_reads_are_counted_and_the_first_e
     texts = (" ".join(words[:30]), " ".join(words[:31]), " ".join(words))  # with start and end 32, 33 and 42 tokens
     rewrite(folder, lambda rows: [*({**row, "text": text} for row, text in zip(rows, texts, strict=False)), *rows[3:]])
     notes: list[str] = []
-    fine_tune(load_pictures(folder, None), replace(TINY, sharpen_steps=0, finish_steps=0), tmp_path / "out", start_from=base, work=tmp_path / "work", note=notes.append)
+    fine_tune(load_pictures(folder, None), UNSHARPENED, tmp_path / "out", start_from=base, work=tmp_path / "work", note=notes.append)
     (note,) = notes
     assert note.startswith("2 of 5 captions have more than the 32 tokens") and f"…{' '.join(words[:30])[-60:]}'" in note
     tokenizer = build_tokenizer(VOCABULARY)
@@ -235,6 +236,6 @@ def test_full_disk_leaves_no_half_model(folder, base, tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr("diffusers.StableDiffusionPipeline.save_pretrained", full)
     with pytest.raises(InputError, match="free some space"):
-        fine_tune(load_pictures(folder, None), TINY, tmp_path / "out", start_from=base, work=tmp_path / "work")
+        fine_tune(load_pictures(folder, None), UNSHARPENED, tmp_path / "out", start_from=base, work=tmp_path / "work")
     assert {path.name for path in tmp_path.iterdir()} == {"crops", "work"}
     assert (tmp_path / "work/denoiser.pt").exists()

@@ -108,6 +108,7 @@ def test_batches_do_not_depend_on_who_makes_them(workers: int) -> None:
     assert workers_for("cpu") == 0 and workers_for("cuda:0") <= MOST_WORKERS
 
 
+@pytest.mark.usefixtures("narrow")
 def test_the_whole_recipe_goes_on_and_its_folder_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.base_model.data.SHARD", 8)
     monkeypatch.setattr(recipe, "DRAWN", 2)
