@@ -16,16 +16,17 @@ $(STAMP): requirements.txt requirements-dev.txt requirements.lock
 app: env
 	$(PY) app.py
 
-# Side by side, one thread each; then the browser's, which time what they see, one after another.
-ALONGSIDE := OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore tests/browser -n logical --dist loadfile
+# Side by side, one thread each and with patience; then those that time what they see, one after another.
+TIMED := tests/browser/timed
+ALONGSIDE := OMP_NUM_THREADS=1 BROWSER_PATIENCE=$${BROWSER_PATIENCE:-3} $(PY) -m pytest tests --ignore $(TIMED) -n logical --dist loadfile
 
 test: env
 	$(ALONGSIDE)
-	$(PY) -m pytest tests/browser
+	$(PY) -m pytest $(TIMED)
 
 test-all: env
 	$(ALONGSIDE) -m "slow or not slow" --timeout 5400
-	$(PY) -m pytest tests/browser -m "slow or not slow" --timeout 5400
+	$(PY) -m pytest $(TIMED) -m "slow or not slow" --timeout 5400
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,13 @@ class Bench:
         return self.agent.update(trajectory, reward(trajectory.images), self.index, None, torch.Generator().manual_seed(number), **kwargs)
 
 
+@cache
+def loaded(folder: Path, dtype: torch.dtype) -> Backbone:
+    """A pipeline as it is after loading, to be copied: loading takes longer than most tests."""
+    return load_backbone(folder, dtype=dtype)
+
+
 @pytest.fixture
 def bench(tiny_pipeline: Path) -> Callable[..., Bench]:
-    """`bench(mode=..., ...)`: a fresh agent on a freshly loaded miniature pipeline."""
-    return lambda dtype=torch.float32, **values: Bench(load_backbone(tiny_pipeline, dtype=dtype), **values)
+    """`bench(mode=..., ...)`: a fresh agent on a miniature pipeline of its own."""
+    return lambda dtype=torch.float32, **values: Bench(copy.deepcopy(loaded(tiny_pipeline, dtype)), **values)

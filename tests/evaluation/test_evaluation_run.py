@@ -104,7 +104,7 @@ def test_a_mixture_of_checkpoints_is_evaluated_like_a_checkpoint(make_run):
     files = (path / "policy" / WEIGHTS_FILE for path in (half, generate.find_checkpoint(moved)))
     mixed, whole = (sum(float(t.norm()) for name, t in load_file(path).items() if "lora_B" in name) for path in files)
     assert 0 < mixed < whole and half.parent == moved.path / "mixtures"
-    assert evaluate.evaluate_run(moved, 16, f"last+{still.id}:last", device="cpu")["checkpoint"] == half.name
+    assert evaluate.evaluate_run(moved, 16, f"last+{still.id}:last", device="cpu", real_images=40, guidances=())["checkpoint"] == half.name
     for name, message in (("last+nothing", "no checkpoint 'nothing'"), ("last+gone:last", "gone")):
         with pytest.raises(InputError, match=message):
             generate.find_checkpoint(moved, name)
