@@ -16,9 +16,9 @@ $(STAMP): requirements.txt requirements-dev.txt requirements.lock
 app: env
 	$(PY) app.py
 
-# Side by side, one thread each and with patience; then those that time what they see, one after another.
+# Side by side, one thread each and with patience, one more than there are cores since the browser's wait a good deal; then those that time what they see, one after another.
 TIMED := tests/browser/timed
-ALONGSIDE := OMP_NUM_THREADS=1 BROWSER_PATIENCE=$${BROWSER_PATIENCE:-3} $(PY) -m pytest tests --ignore $(TIMED) -n logical --dist loadfile
+ALONGSIDE := OMP_NUM_THREADS=1 BROWSER_PATIENCE=$${BROWSER_PATIENCE:-3} $(PY) -m pytest tests --ignore $(TIMED) -n $$(($$(nproc) + 1)) --dist loadfile
 
 test: env
 	$(ALONGSIDE)
