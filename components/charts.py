@@ -56,7 +56,7 @@ CHARTS = (
     Chart(
         "cost",
         "What variety must not cost",
-        "Realism and prompt relevance of the same images, each minus the base's. At 0 or above, learning has cost nothing.",
+        "Realism and prompt relevance of the same images, each minus the base's. Below 0 something was lost; what is paid for can rise in vain, so evaluate.",
         "difference",
         (
             Trace("gain_quality", "realism", 2, "solid", "trail"),
