@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backend.rewards.attributes_model import AttributeModel
 from backend.rewards.base import MetricContext, RewardBatch
-from backend.rewards.kernels import rbf, reference_radii, squared_distances
+from backend.rewards.kernels import nearest_squares, rbf, squared_distances
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RECENT = 64  # images of the queue that the sequential bonus looks back on
@@ -21,7 +21,7 @@ LAYOUT = 8  # side of the luminance layout that compositions are compared by
 REGIONS = 4  # regions per side whose contents should differ
 REGION_SCALE = 0.25  # half of the largest standard deviation that luminances in [0, 1] can have
 ENTROPY_BINS = 64
-QUALITY_RANGE = 3.0  # log distance ratios beyond a factor of 20 say nothing more
+QUALITY_RANGE = 3.0  # nats; distances beyond a factor of 20 say nothing more
 
 
 def root(values: Tensor) -> Tensor:
@@ -111,20 +111,26 @@ def entropy_bonus(images: Tensor) -> Tensor:
 
 
 def quality_bonus(x: Tensor, reference: Tensor, k: int) -> Tensor:
-    """Realism: -log of the distance to the reference's manifold, in units of the local radius there.
+    """Realism: how much nearer the reference is than its own images are to each other, in nats.
 
-    The radius of a reference image is its distance to its k-th neighbour, as in improved precision (arXiv:1904.06991); unlike
-    that share, the logarithm still tells good from bad where every image is inside, or none is.
+    The mean of -log distance to the k nearest reference images, as in nearest-neighbour estimates of a density, less the same of the reference
+    itself. One neighbour alone draws images towards it, and distances in units of each reference image's own radius pay for moving
+    to where the reference is thin (docs/results/trials.md).
 
     Args:
         x: [B, D]
         reference: [M, D], M > k.
 
     Returns:
-        [B] in [-3, 3]; above 0 is inside.
+        [B] in [-3, 3]; 0 is as near as reference images are to each other.
     """
-    ratio = (squared_distances(x.double(), reference).sqrt() / reference_radii(reference, k)).min(1).values
-    return (-torch.log(ratio.clamp_min(1e-9))).clamp(-QUALITY_RANGE, QUALITY_RANGE)
+    own = _log_distances(squared_distances(reference, reference), k, exclude_self=True).mean()
+    return (own - _log_distances(squared_distances(x.double(), reference), k, exclude_self=False)).clamp(-QUALITY_RANGE, QUALITY_RANGE).mean(1)
+
+
+def _log_distances(squares: Tensor, k: int, exclude_self: bool) -> Tensor:
+    """[N, k] logarithms of the distances to the k nearest; a copy's is finite and has no derivative."""
+    return nearest_squares(squares, k, exclude_self).clamp_min(1e-18).log() / 2
 
 
 def group_bonuses(batch: RewardBatch, context: MetricContext, bandwidth: float, knn_k: int) -> dict[str, Tensor]:

@@ -68,13 +68,16 @@ def kernel_matrix(x: Tensor, y: Tensor, kind: str, bandwidth: float) -> Tensor:
     return rbf(squares, bandwidth) if kind == "rbf" else rbf_mixture(squares, bandwidth)
 
 
-def kth_distances(squares: Tensor, k: int, exclude_self: bool) -> Tensor:
-    """Distance to the k-th nearest column for each row.
+def nearest_squares(squares: Tensor, k: int, exclude_self: bool) -> Tensor:
+    """Squared distances to the k nearest columns of each row, nearest first.
 
     Args:
         squares: [N, M] squared distances.
-        k: which neighbour, from 1.
+        k: how many.
         exclude_self: the columns are the rows' own set; its zero diagonal does not count.
+
+    Returns:
+        [N, k]
 
     Raises:
         InputError: fewer than k neighbours.
@@ -84,7 +87,12 @@ def kth_distances(squares: Tensor, k: int, exclude_self: bool) -> Tensor:
         raise InputError(f"knn_k = {k} needs {k + int(exclude_self)} images and there are {squares.shape[1]}: lower knn_k or give more images", field="knn_k")
     if exclude_self:
         squares = squares.clone().fill_diagonal_(float("inf"))
-    return squares.kthvalue(k, dim=1).values.sqrt()
+    return squares.topk(k, dim=1, largest=False).values
+
+
+def kth_distances(squares: Tensor, k: int, exclude_self: bool) -> Tensor:
+    """Distance [N] to the k-th nearest column for each row; arguments and errors are those of `nearest_squares`."""
+    return nearest_squares(squares, k, exclude_self)[:, -1].sqrt()
 
 
 def reference_radii(reference: Tensor, k: int) -> Tensor:

@@ -64,11 +64,29 @@ def test_entropy_of_flat_and_of_noise():
     assert 0.5 < values[1] <= 1
 
 
-def test_quality_is_the_log_of_radius_over_distance():
-    # Neighbours on a line are 1 apart: every radius (k = 1) is 1.
-    reference = torch.arange(6, dtype=torch.float64)[:, None]
-    x = torch.tensor([[0.5], [7.0], [5.0]], dtype=torch.float64)
-    np.testing.assert_allclose(quality_bonus(x, reference, 1), [math.log(2), -math.log(2), 3.0], atol=1e-9)
+def test_quality_is_how_much_nearer_than_the_reference_is_to_itself():
+    reference = torch.arange(0, 12, 2, dtype=torch.float64)[:, None]
+    x = torch.tensor([[1.0], [15.0], [4.0]], dtype=torch.float64)
+    one = [math.log(2), -math.log(5 / 2), 3.0]  # neighbours are 2 apart; a copy is not paid without bound
+    np.testing.assert_allclose(quality_bonus(x, reference, 1), one, atol=1e-9)
+    own = (4 * 2 * math.log(2) + 2 * (math.log(2) + math.log(4))) / 12  # only the two ends have no neighbour on their other side
+    two = [own, own - (math.log(5) + math.log(7)) / 2, (3 + own - math.log(2)) / 2]
+    np.testing.assert_allclose(quality_bonus(x, reference, 2), two, atol=1e-9)
+
+
+def test_quality_does_not_prefer_where_the_reference_is_thin():
+    """As near to an image that stands alone as to one among others: in units of each one's own radius the first paid most."""
+    dense, alone = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([[20.0, 0.0]])
+    reference = torch.cat([dense, alone]).double()
+    among, lonely = quality_bonus(torch.tensor([[0.5, -1.0], [20.0, 1.0]]).double(), reference, 3)
+    assert among > lonely + 1
+
+
+def test_quality_of_a_copy_has_a_finite_derivative():
+    reference = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = reference[:2].clone().requires_grad_()
+    quality_bonus(x, reference, 3).sum().backward()
+    assert torch.isfinite(x.grad).all() and (x.grad != 0).any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
