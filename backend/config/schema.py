@@ -212,7 +212,7 @@ class TrainConfig(BaseModel):
         ge=0,
         le=100,
     )
-    quality_weight: float = setting(0.35, "Reward weights", "Quality", "Bonus for realism: closeness to the reference's manifold.", live=True, ge=0, le=100)
+    quality_weight: float = setting(0.2, "Reward weights", "Quality", "Bonus for realism: closeness to the reference's manifold.", live=True, ge=0, le=100)
     adherence_weight: float = setting(0.0, "Reward weights", "Prompt relevance", "Bonus for crater attributes that match the prompt.", live=True, ge=0, le=100)
 
     # Curriculum
