@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from backend.analysis.convergence import LEARNING, plateau_episode, trend
 from backend.analysis.series import columns, present, probes, steady
@@ -49,7 +49,7 @@ def change(values: Sequence[float], window: int, level: float = LEVEL) -> tuple[
     if a + b <= 1e-24:
         return difference, difference, difference
     freedom = (a + b) ** 2 / (a**2 + b**2) * (window - 1)
-    half = float(stats.t.ppf(0.5 + level / 2, freedom) * math.sqrt(a + b))
+    half = float(stdtrit(freedom, 0.5 + level / 2) * math.sqrt(a + b))
     return difference, difference - half, difference + half
 
 

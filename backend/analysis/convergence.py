@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from backend.analysis.series import steady
 
@@ -59,7 +59,7 @@ def slope_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float,
     slope = float(centred @ y / spread)
     residual = y - y.mean() - slope * centred
     error = math.sqrt(max(_hac_variance(centred, residual), _ar1_variance(spread, residual)))
-    half = stats.t.ppf(0.5 + level / 2, n - 2) * error
+    half = stdtrit(n - 2, 0.5 + level / 2) * error
     return slope, slope - half, slope + half
 
 
@@ -123,7 +123,9 @@ def _rising(probes: Sequence[float]) -> bool:
     found = np.asarray(probes, dtype=np.float64)
     if len(found) < 4 or not np.isfinite(found).all() or found[-1] <= found[:-1].max():
         return False
-    return bool(stats.kendalltau(np.arange(len(found)), found, alternative="greater").pvalue < CHANCE)
+    from scipy.stats import kendalltau  # most of a second, which each start of a training would wait for
+
+    return bool(kendalltau(np.arange(len(found)), found, alternative="greater").pvalue < CHANCE)
 
 
 def plateau_episode(scores: Sequence[float]) -> int | None:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backend.base_model.critic import Sight
-from backend.base_model.readers import region_statistics
+from backend.base_model.readers import BATCH, region_statistics
 from backend.reference.captions import ATTRIBUTES
 from backend.rewards.attributes_model import FOLDER, AttributeModel
 
@@ -32,7 +32,6 @@ CALIBRATED = 1024  # renders whose readings say what is usual for a word
 FEWEST = 16  # of them that speak of an attribute, or nothing is asked of it
 FREE = 0.6  # standard deviations of renders' readings about what is usual within which `unlike` asks nothing
 CELL = 8  # pixels a side of a latent cell
-BATCH = 8  # renders read at once
 FIRST = 20  # steps whose mean gradient norm is the unit of a term
 MEMORY = 0.02  # share of a step in the moving average of moments
 AXES = 32  # principal components of renders' statistics in which pictures are to be typical
