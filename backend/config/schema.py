@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 from backend.config.ensemble import parse_ensemble
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SMALLEST_SET = 3  # images of which a set metric can tell what one adds
 GROUPS = ["Run", "Sampling", "PPO", "Exploration", "Policy", "Reward", "Reward weights", "Curriculum", "Evaluation", "Checkpoints", "Hardware"]
 
@@ -214,6 +214,18 @@ class TrainConfig(BaseModel):
     )
     quality_weight: float = setting(0.2, "Reward weights", "Quality", "Bonus for realism: closeness to the reference's manifold.", live=True, ge=0, le=100)
     adherence_weight: float = setting(0.0, "Reward weights", "Prompt relevance", "Bonus for crater attributes that match the prompt.", live=True, ge=0, le=100)
+
+    lagrange_rate: float = setting(
+        0.2,
+        "Reward weights",
+        "Multipliers' rate",
+        "By how much an episode quality and prompt relevance gain weight for each standard deviation that they lie below the base's (Lagrange multipliers), and lose it again; 0 keeps the weights as they are set.",
+        ge=0,
+        le=10,
+    )
+    lagrange_slack: float = setting(
+        0.05, "Reward weights", "Multipliers' slack", "Standard deviations by which quality and prompt relevance may lie below the base's before they gain weight.", ge=0, le=10
+    )
 
     # Curriculum
     curriculum: Literal["none", "diversity_weight", "guidance", "reference"] = setting(

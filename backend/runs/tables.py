@@ -25,7 +25,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         *(f"probe_{name}" for name in PROBED), "score_smooth", "actor_loss", "critic_loss", "entropy_loss", "entropy", "kl_divergence", "kl_base", "ratio_mean", "ratio_std",
         "ratio_max", "clip_fraction_up", "clip_fraction_down", "explained_variance", "advantage_std", "degenerate_share", "grad_norm_actor",
         "grad_norm_actor_after", "grad_norm_critic", "grad_clipped", "gradient_noise_scale", "sample_diversity", "distance_to_base", "early_stopped",
-        "optimiser_steps", "samples_used", "replayed_dropped", "learning_rate", "entropy_coef", "kl_base_coef", "guidance_scale", "skipped",
+        "optimiser_steps", "samples_used", "replayed_dropped", "learning_rate", "entropy_coef", "kl_base_coef", "weight_quality", "weight_adherence", "guidance_scale", "skipped",
         "trend_slope", "trend_low", "trend_high", "trend_from", "status", "images", "time_per_episode", "memory_allocated", "timestamp",
     ),
     "memory_usage": ("update", "episode", "resident_mib", "peak_mib", "device_allocated_mib", "device_reserved_mib", "timestamp"),

@@ -32,7 +32,7 @@ class Levels:
 
     def forget(self) -> None:
         """What the base scored no longer compares (another guidance): `refine` measures it anew."""
-        self.progress.base_scores, self.progress.probes, self.progress.levels_from = [], [], self.progress.episode
+        self.progress.base_scores, self.progress.base_held, self.progress.probes, self.progress.levels_from = [], [], [], self.progress.episode
 
     def _base_prompts(self, number: int) -> tuple[list[int], list[int]]:
         return choose_group(self.config, len(self.session.train_prompts), BASE_GROUPS + number)
@@ -56,10 +56,12 @@ class Levels:
         self.add_base_score(reward, self.draw_base_group(number, should_stop) if number else images, number)
 
     def add_base_score(self, reward: Any, images: torch.Tensor, number: int) -> None:
-        """Score a base group; the base level is the mean over groups."""
+        """Score a base group, and what variety must not cost; the base level is the mean over groups."""
         index, _ = self._base_prompts(number)
         with reward.whole_reference():
-            self.progress.base_scores.append(float(reward.score_set(images, [self.session.train_prompts[i] for i in index])))
+            found = reward.probe(images, [self.session.train_prompts[i] for i in index])
+        self.progress.base_scores.append(found.pop("score"))
+        self.progress.base_held.append(found)
 
     def measure(self, reward: Any, should_stop: Callable[[], bool]) -> None:
         """The rest of the levels: more base groups, equal-N subsets of the reference set, the base's probe.
@@ -67,7 +69,7 @@ class Levels:
         Raises:
             Stopped: on request; what was measured is measured again after a resume.
         """
-        self.progress.base_scores = self.progress.base_scores[:1]
+        self.progress.base_scores, self.progress.base_held = self.progress.base_scores[:1], self.progress.base_held[:1]
         self._draw_base_groups(reward, BASE_LEVEL_GROUPS, should_stop)
         if self.config.probe_every:
             self._probe_base(reward)
