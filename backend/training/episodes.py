@@ -22,7 +22,7 @@ from backend.training.levels import Levels
 from backend.training.libraries import free_cached_memory
 from backend.training.live import LENT, validate_change
 from backend.training.memory import memory_row
-from backend.training.multipliers import HELD, Multipliers
+from backend.training.multipliers import Multipliers
 from backend.training.packing import snapshot
 from backend.training.progress import Pace, Progress
 from backend.training.recorder import Recorder
@@ -122,7 +122,7 @@ class EpisodeLoop:
         self.curriculum.apply(number, self.agent, self.reward, self.live)
         self.progress.under(self.agent.config.guidance_scale, self.reward.reference_share)
         anneal(self.config, number, self.agent, self.live)
-        self.multipliers.apply(self.reward, self.live)
+        weights = self.multipliers.apply(self.reward, self.live)
         index, seeds = choose_group(self.config, len(self.session.train_prompts), number)
         prompts, embeds = [self.session.train_prompts[i] for i in index], self.session.train_embeds[index]
         stop = counting_stop(self.control, self.recorder.phase, "sampling", self.config.num_inference_steps)
@@ -152,16 +152,16 @@ class EpisodeLoop:
         damaged = bool(figures.get("skipped_nonfinite")) or not torch.isfinite(trajectory.images).all()
         if count_damage(self.progress, self.recorder, damaged, stepped=bool(figures.get("optimiser_steps"))):
             self._restore()
+        facts = {f"weight_{name}": weight for name, weight in weights.items()}
         seconds = time.monotonic() - began
         self.pace.durations.append(seconds)
-        self._record(EpisodeRecord(number, index, seeds, result, figures, trajectory.log_probs, seconds, memory_row(self.session.device), self.session.device, {}))
+        self._record(EpisodeRecord(number, index, seeds, result, figures, trajectory.log_probs, seconds, memory_row(self.session.device), self.session.device, facts))
 
     def _record(self, record: EpisodeRecord) -> None:
         progress = self.progress
         trending = progress.trend()
         seen = {"guidance_scale": self.agent.config.guidance_scale, "sample_diversity": sample_diversity(record.result.features)}
-        seen |= {f"weight_{name}": self.multipliers.weight(name, self.live) for name in HELD}
-        record.facts = progress.facts(trending) | seen
+        record.facts |= progress.facts(trending) | seen
         due = self.config.probe_every and record.episode % self.config.probe_every == 0
         found = self._probe(record.episode) if due and record.episode > 1 else {}  # in the first nothing, since the base's own probe follows it
         record.facts |= {f"probe_{name}": found.get(name) for name in PROBED}

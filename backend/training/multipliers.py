@@ -29,14 +29,20 @@ class Multipliers:
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
 
-    def weight(self, name: str, live: TrainConfig) -> float:
-        """Weight of a bonus of `HELD` in force, by the settings `live`."""
-        return min(HEAVIEST, getattr(live, f"{name}_weight") + self.progress.multipliers.get(name, 0.0))
+    def apply(self, reward: Any, live: TrainConfig) -> dict[str, float]:
+        """Set the weights of an episode; nothing is set before anything was learned.
 
-    def apply(self, reward: Any, live: TrainConfig) -> None:
-        """Set the weights of an episode. Nothing is set before anything was learned."""
+        Args:
+            reward: gets them.
+            live: the settings in force, live changes included.
+
+        Returns:
+            Weight in force by name of `HELD`.
+        """
+        weights = {name: min(HEAVIEST, getattr(live, f"{name}_weight") + self.progress.multipliers.get(name, 0.0)) for name in HELD}
         for name in self.progress.multipliers:
-            reward.set_weight(name, self.weight(name, live))
+            reward.set_weight(name, weights[name])
+        return weights
 
     def learn(self, reward: Any, result: Any) -> None:
         """Take one group in, drawn under the conditions of the base's groups.

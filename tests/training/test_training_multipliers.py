@@ -1,0 +1,85 @@
+"""Realism and prompt relevance as constraints: when their weights grow, when they fall back, and that they act."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from backend.config import TrainConfig
+from backend.training.multipliers import Multipliers
+from backend.training.progress import Progress
+from tests.training.fake_learner import FakeReward, finished, rows, small_config
+
+BASE = [{"quality": 0.1, "adherence": None}, {"quality": 0.3, "adherence": None}]
+
+
+def held(**values) -> tuple[Multipliers, Progress, TrainConfig]:
+    config, progress = TrainConfig(quality_weight=0.4, **values), Progress(base_held=BASE)
+    return Multipliers(config, progress), progress, config
+
+
+def group(reward, *quality: float, **more: list[float]) -> tuple:
+    return reward, SimpleNamespace(raw_components={"quality": torch.tensor(quality), **{name: torch.tensor(values) for name, values in more.items()}})
+
+
+@pytest.fixture
+def reward() -> SimpleNamespace:
+    weights: dict[str, float] = {}
+    return SimpleNamespace(normalisers={name: SimpleNamespace(std=0.5) for name in ("quality", "adherence")}, set_weight=weights.__setitem__, weights=weights)
+
+
+def test_the_weight_grows_by_what_is_lacking_and_falls_back_to_the_settings(reward):
+    multipliers, progress, config = held(lagrange_rate=0.2, lagrange_slack=0.1)
+    multipliers.apply(reward, config)
+    assert reward.weights == {}, "nothing was learned yet"
+    multipliers.learn(*group(reward, -0.2, 0.0))  # the base has 0.2; 0.3 lacking is 0.6 of the standard deviation
+    multipliers.apply(reward, config)
+    assert reward.weights == {"quality": pytest.approx(0.4 + 0.2 * (0.6 - 0.1))}
+    multipliers.learn(*group(reward, 0.2, 0.2))
+    assert progress.multipliers["quality"] == pytest.approx(0.1 - 0.2 * 0.1), "at the base's level the slack is what it falls by"
+    for _ in range(3):
+        multipliers.learn(*group(reward, 1.0, 1.0))
+    assert progress.multipliers["quality"] == 0 and multipliers.apply(reward, config) == {"quality": 0.4, "adherence": 0.0}
+
+
+def test_what_has_no_level_of_the_base_or_no_number_is_left_alone(reward):
+    multipliers, progress, _ = held()
+    multipliers.learn(*group(reward, float("nan"), 0.0, adherence=[0.1, 0.2]))
+    multipliers.learn(reward, SimpleNamespace(raw_components={}))  # bonuses are switched off
+    assert progress.multipliers == {}
+
+
+def test_rate_zero_keeps_the_weights(reward):
+    multipliers, progress, config = held(lagrange_rate=0.0)
+    multipliers.learn(*group(reward, -5.0, -5.0))
+    multipliers.apply(reward, config)
+    assert progress.multipliers == {} and reward.weights == {}
+
+
+class Unreal(FakeReward):
+    """The policy's pictures are less real than the base's, which a weight cannot mend."""
+
+    def __call__(self, images, captions, prompt_index):
+        result = super().__call__(images, captions, prompt_index)
+        self.normalisers = {"quality": SimpleNamespace(std=1.0)}
+        result.raw_components["quality"] = torch.full((len(images),), -0.5)
+        return result
+
+    def probe(self, images, captions):
+        return {"score": self.score_set(images, captions), "quality": 0.0, "adherence": None}
+
+    def set_weight(self, name, value):
+        assert name == "quality"
+
+
+def test_a_run_raises_the_weight_and_tells_it(store, monkeypatch):
+    monkeypatch.setattr("tests.training.fake_learner.FakeReward", Unreal)
+    run = finished(store, small_config(episodes=3, quality_weight=0.4, lagrange_rate=0.1, lagrange_slack=0.0))[0]
+    assert [float(row["weight_quality"]) for row in rows(run, "policy_updates")] == pytest.approx([0.4, 0.45, 0.5])
+    assert {row["weight_adherence"] for row in rows(run, "policy_updates")} == {"0.0"}
+
+
+def test_a_group_drawn_under_other_conditions_than_the_base_says_nothing(store, monkeypatch):
+    monkeypatch.setattr("tests.training.fake_learner.FakeReward", Unreal)
+    run = finished(store, small_config(episodes=4, quality_weight=0.4, lagrange_rate=0.1, lagrange_slack=0.0, curriculum="guidance", curriculum_episodes=2))[0]
+    assert [float(row["weight_quality"]) for row in rows(run, "policy_updates")] == pytest.approx([0.4, 0.4, 0.4, 0.4 + 0.1 * 0.5])
