@@ -216,10 +216,10 @@ class TrainConfig(BaseModel):
     adherence_weight: float = setting(0.0, "Reward weights", "Prompt relevance", "Bonus for crater attributes that match the prompt.", live=True, ge=0, le=100)
 
     lagrange_rate: float = setting(
-        0.2,
+        1.0,
         "Reward weights",
         "Multipliers' rate",
-        "By how much an episode quality and prompt relevance gain weight for each standard deviation that they lie below the base's (Lagrange multipliers), and lose it again; 0 keeps the weights as they are set.",
+        "By how much, every fifth episode, quality and prompt relevance gain weight for each standard deviation that they lie below the base's (Lagrange multipliers), and lose it again; 0 keeps the weights as they are set.",
         ge=0,
         le=10,
     )

@@ -131,6 +131,8 @@ class EpisodeLoop:
         try:
             stop = counting_stop(self.control, self.recorder.phase, "sampling twins", self.config.num_inference_steps)
             twins = self.levels.twin_credit(self.reward, number, index, seeds, stop) if self.agent.wants_twins else None
+            stop = counting_stop(self.control, self.recorder.phase, "sampling the base", self.config.num_inference_steps)
+            base = self.levels.probe_pair(self.reward, number, index, seeds, stop) if self.multipliers.due(number) else None
             self.recorder.phase("scoring")
             where = (trajectory.images, prompts, torch.tensor(index))
             slope = self.reward.image_gradient(*where) if self.agent.wants_image_gradient else None
@@ -147,8 +149,8 @@ class EpisodeLoop:
         figures = stats.to_dict()
         self.progress.add(float(result.score), len(index))
         self.curriculum.learn(float(result.score))
-        if self.agent.config.guidance_scale == self.levels.guidance and self.reward.reference_share == 1:
-            self.multipliers.learn(self.reward, result)
+        if base:
+            self.multipliers.learn(self.reward, result, base)
         damaged = bool(figures.get("skipped_nonfinite")) or not torch.isfinite(trajectory.images).all()
         if count_damage(self.progress, self.recorder, damaged, stepped=bool(figures.get("optimiser_steps"))):
             self._restore()

@@ -32,7 +32,7 @@ class Levels:
 
     def forget(self) -> None:
         """What the base scored no longer compares (another guidance): `refine` measures it anew."""
-        self.progress.base_scores, self.progress.base_held, self.progress.probes, self.progress.levels_from = [], [], [], self.progress.episode
+        self.progress.base_scores, self.progress.probes, self.progress.levels_from = [], [], self.progress.episode
 
     def _base_prompts(self, number: int) -> tuple[list[int], list[int]]:
         return choose_group(self.config, len(self.session.train_prompts), BASE_GROUPS + number)
@@ -56,12 +56,10 @@ class Levels:
         self.add_base_score(reward, self.draw_base_group(number, should_stop) if number else images, number)
 
     def add_base_score(self, reward: Any, images: torch.Tensor, number: int) -> None:
-        """Score a base group, and what variety must not cost; the base level is the mean over groups."""
+        """Score a base group; the base level is the mean over groups."""
         index, _ = self._base_prompts(number)
         with reward.whole_reference():
-            found = reward.probe(images, [self.session.train_prompts[i] for i in index])
-        self.progress.base_scores.append(found.pop("score"))
-        self.progress.base_held.append(found)
+            self.progress.base_scores.append(float(reward.score_set(images, [self.session.train_prompts[i] for i in index])))
 
     def measure(self, reward: Any, should_stop: Callable[[], bool]) -> None:
         """The rest of the levels: more base groups, equal-N subsets of the reference set, the base's probe.
@@ -69,7 +67,7 @@ class Levels:
         Raises:
             Stopped: on request; what was measured is measured again after a resume.
         """
-        self.progress.base_scores, self.progress.base_held = self.progress.base_scores[:1], self.progress.base_held[:1]
+        self.progress.base_scores = self.progress.base_scores[:1]
         self._draw_base_groups(reward, BASE_LEVEL_GROUPS, should_stop)
         if self.config.probe_every:
             self._probe_base(reward)
@@ -117,6 +115,15 @@ class Levels:
         images = self.session.agent.rollout(embeds, seeds, None, deterministic=True, use_ema=not base, base=base, guidance_scale=self.guidance).images
         with reward.whole_reference():
             return reward.probe(images, [self.session.test_prompts[i] for i in index])
+
+    def probe_pair(self, reward: Any, episode: int, index: list[int], seeds: list[int], should_stop: Callable[[], bool]) -> dict[str, float | None]:
+        """Score, realism and prompt relevance of what the base draws from an episode's prompts and seeds, with the noise that a policy has before its first update.
+
+        Raises:
+            Stopped: on request.
+        """
+        images = self.session.agent.rollout(self.session.train_embeds[index], seeds, episode, base=True, should_stop=should_stop).images
+        return reward.probe(images, [self.session.train_prompts[i] for i in index])
 
     def twin_credit(self, reward: Any, episode: int, index: list[int], seeds: list[int], should_stop: Callable[[], bool]) -> torch.Tensor:
         """Credit [B] of the group that the policy's mean action draws from the same prompts and seeds.

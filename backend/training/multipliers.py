@@ -1,33 +1,40 @@
-"""What variety must not cost, as constraints: realism and prompt relevance weigh more as soon as they lie below the base's."""
+"""What variety must not cost, as constraints: realism and prompt relevance weigh more as soon as they fall below the base's."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from backend.config import TrainConfig
-from backend.training.progress import Progress, mean_or_none
+from backend.training.progress import Progress
 
-HELD = ("quality", "adherence")  # bonuses that have a level of the base to be held at
+HELD = ("quality", "adherence")  # bonuses that are held at the base's level
+EVERY = 5  # episodes between two groups that the base draws too; one costs about a third of an episode
 HEAVIEST = 100.0  # what a weight may be
 
 
 class Multipliers:
     """Lagrange multipliers by dual ascent, as in reward-constrained policy optimisation (Tessler et al. 2018, arXiv 1805.11074).
 
-    For each bonus the weight in force is that of the settings plus λ, and after each group
+    The weight of a bonus in force is that of the settings plus λ. Every fifth group is drawn by the base too, from the same prompts and seeds, for
+    three quarters of the bonuses' variance are the prompts'. After it
 
         λ ← max(0, λ + lagrange_rate · ((base − group) / σ − lagrange_slack))
 
-    with the mean of the base's groups, the group's own mean and the bonus's running standard deviation σ.
+    with both groups' means and the bonus's running standard deviation σ.
 
     Args:
         config: the run's settings.
-        progress: remembers λ and what the base's groups reached.
+        progress: remembers λ.
     """
 
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
+
+    def due(self, episode: int) -> bool:
+        """Whether the base is to draw the group of this episode too."""
+        return self.config.lagrange_rate > 0 and episode % EVERY == 0
 
     def apply(self, reward: Any, live: TrainConfig) -> dict[str, float]:
         """Set the weights of an episode; nothing is set before anything was learned.
@@ -44,18 +51,19 @@ class Multipliers:
             reward.set_weight(name, weights[name])
         return weights
 
-    def learn(self, reward: Any, result: Any) -> None:
-        """Take one group in, drawn under the conditions of the base's groups.
+    def learn(self, reward: Any, result: Any, base: Mapping[str, float | None]) -> None:
+        """Take one group in.
 
         Args:
-            reward: the run's reward function, after the group.
+            reward: the run's reward function.
             result: what it said of the group.
+            base: its `probe` of what the base drew from the same prompts and seeds.
         """
-        for name in HELD if self.config.lagrange_rate else ():
-            base, values = mean_or_none([found[name] for found in self.progress.base_held if found.get(name) is not None]), result.raw_components.get(name)
-            if base is None or values is None:
+        for name in HELD:
+            level, values = base.get(name), result.raw_components.get(name)
+            if level is None or values is None:
                 continue
-            lack = (base - float(values.mean())) / reward.normalisers[name].std
+            lack = (level - float(values.mean())) / reward.normalisers[name].std
             if math.isfinite(lack):
                 now = self.progress.multipliers.get(name, 0.0)
                 self.progress.multipliers[name] = min(HEAVIEST, max(0.0, now + self.config.lagrange_rate * (lack - self.config.lagrange_slack)))

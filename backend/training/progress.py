@@ -24,7 +24,7 @@ class Progress:
         images: images drawn for training.
         scores: raw group score of each episode.
         best_score, best_episode: highest of them since the conditions last changed.
-        base_scores: raw scores of groups of the untouched base, same N; base_held: their mean realism and prompt relevance.
+        base_scores: raw scores of groups of the untouched base, same N.
         multipliers: what realism and prompt relevance weigh beyond the settings (`Multipliers`).
         reference_level: mean raw score of equal-N subsets of the reference set.
         probes: raw scores of the fixed test images, the base's first.
@@ -42,7 +42,6 @@ class Progress:
     best_score: float | None = None
     best_episode: int | None = None
     base_scores: list[float] = field(default_factory=list)
-    base_held: list[dict[str, float | None]] = field(default_factory=list)
     multipliers: dict[str, float] = field(default_factory=dict)
     reference_level: float | None = None
     probes: list[float] = field(default_factory=list)

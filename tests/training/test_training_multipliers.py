@@ -8,18 +8,21 @@ import torch
 from backend.config import TrainConfig
 from backend.training.multipliers import Multipliers
 from backend.training.progress import Progress
-from tests.training.fake_learner import FakeReward, finished, rows, small_config
+from backend.training.trainer import train
+from tests.training.fake_learner import FakeReward, fake_build, finished, rows, small_config
+from tests.training.fingerprint import fingerprint
+from tests.training.steering import StopAt
 
-BASE = [{"quality": 0.1, "adherence": None}, {"quality": 0.3, "adherence": None}]
+BASE = {"score": 0.0, "quality": 0.2, "adherence": None}
 
 
 def held(**values) -> tuple[Multipliers, Progress, TrainConfig]:
-    config, progress = TrainConfig(quality_weight=0.4, **values), Progress(base_held=BASE)
+    config, progress = TrainConfig(quality_weight=0.4, **values), Progress()
     return Multipliers(config, progress), progress, config
 
 
 def group(reward, *quality: float, **more: list[float]) -> tuple:
-    return reward, SimpleNamespace(raw_components={"quality": torch.tensor(quality), **{name: torch.tensor(values) for name, values in more.items()}})
+    return reward, SimpleNamespace(raw_components={"quality": torch.tensor(quality), **{name: torch.tensor(values) for name, values in more.items()}}), BASE
 
 
 @pytest.fixture
@@ -45,15 +48,8 @@ def test_the_weight_grows_by_what_is_lacking_and_falls_back_to_the_settings(rewa
 def test_what_has_no_level_of_the_base_or_no_number_is_left_alone(reward):
     multipliers, progress, _ = held()
     multipliers.learn(*group(reward, float("nan"), 0.0, adherence=[0.1, 0.2]))
-    multipliers.learn(reward, SimpleNamespace(raw_components={}))  # bonuses are switched off
+    multipliers.learn(reward, SimpleNamespace(raw_components={}), BASE)  # bonuses are switched off
     assert progress.multipliers == {}
-
-
-def test_rate_zero_keeps_the_weights(reward):
-    multipliers, progress, config = held(lagrange_rate=0.0)
-    multipliers.learn(*group(reward, -5.0, -5.0))
-    multipliers.apply(reward, config)
-    assert progress.multipliers == {} and reward.weights == {}
 
 
 class Unreal(FakeReward):
@@ -74,12 +70,37 @@ class Unreal(FakeReward):
 
 def test_a_run_raises_the_weight_and_tells_it(store, monkeypatch):
     monkeypatch.setattr("tests.training.fake_learner.FakeReward", Unreal)
-    run = finished(store, small_config(episodes=3, quality_weight=0.4, lagrange_rate=0.1, lagrange_slack=0.0))[0]
-    assert [float(row["weight_quality"]) for row in rows(run, "policy_updates")] == pytest.approx([0.4, 0.45, 0.5])
-    assert {row["weight_adherence"] for row in rows(run, "policy_updates")} == {"0.0"}
+    run = finished(store, small_config(episodes=11, quality_weight=0.4, lagrange_rate=0.1, lagrange_slack=0.0))[0]
+    table = rows(run, "policy_updates")
+    assert [float(row["weight_quality"]) for row in table] == pytest.approx([0.4] * 5 + [0.45] * 5 + [0.5])
+    assert {row["weight_adherence"] for row in table} == {"0.0"}
 
 
-def test_a_group_drawn_under_other_conditions_than_the_base_says_nothing(store, monkeypatch):
+def test_the_base_draws_the_same_prompts_and_seeds_under_the_same_conditions(store, monkeypatch):
     monkeypatch.setattr("tests.training.fake_learner.FakeReward", Unreal)
-    run = finished(store, small_config(episodes=4, quality_weight=0.4, lagrange_rate=0.1, lagrange_slack=0.0, curriculum="guidance", curriculum_episodes=2))[0]
-    assert [float(row["weight_quality"]) for row in rows(run, "policy_updates")] == pytest.approx([0.4, 0.4, 0.4, 0.4 + 0.1 * 0.5])
+    built: list = []
+    finished(store, small_config(episodes=6, lagrange_rate=1.0, curriculum="guidance", curriculum_episodes=20, probe_every=0), keep=built)
+    drawn = [(episode, seeds) for episode, seeds, base in built[0].agent.rolled if episode == 5]
+    assert len(drawn) == 2 and drawn[0] == drawn[1] and [base for episode, _, base in built[0].agent.rolled if episode == 5] == [False, True]
+
+
+def test_rate_zero_keeps_the_weights_and_draws_nothing_more(store, monkeypatch):
+    monkeypatch.setattr("tests.training.fake_learner.FakeReward", Unreal)
+    built: list = []
+    run = finished(store, small_config(episodes=6, quality_weight=0.4), keep=built)[0]
+    assert {row["weight_quality"] for row in rows(run, "policy_updates")} == {"0.4"}
+    assert len([1 for episode, _, _ in built[0].agent.rolled if episode == 5]) == 1
+
+
+def test_stopped_anywhere_in_an_episode_that_the_base_draws_too_it_goes_on_exactly(store, monkeypatch):
+    monkeypatch.setattr("tests.training.fake_learner.FakeReward", Unreal)
+    config = small_config(episodes=7, lagrange_rate=1.0, probe_every=0, save_every=100)
+    whole = finished(store, config)[0]
+    reached = []
+    for question in range(46, 70, 2):
+        run, state = finished(store, config, lambda run, at=question: StopAt(run, at))
+        assert state == "stopped"
+        reached.append(run.status().episode)
+        train(config, run, build=fake_build())
+        assert fingerprint(run)["policy_updates.csv"] == fingerprint(whole)["policy_updates.csv"]
+    assert reached.count(4) >= 6 and reached[-1] >= 5, reached
