@@ -11,6 +11,7 @@ from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 from backend.config.ensemble import parse_ensemble
 
 SCHEMA_VERSION = 6
+PAIR_EVERY = 5  # episodes between two groups that the base draws too, for the multipliers
 SMALLEST_SET = 3  # images of which a set metric can tell what one adds
 GROUPS = ["Run", "Sampling", "PPO", "Exploration", "Policy", "Reward", "Reward weights", "Curriculum", "Evaluation", "Checkpoints", "Hardware"]
 
@@ -281,6 +282,11 @@ class TrainConfig(BaseModel):
         """Whether each group is drawn a second time without noise, as the baseline of its credit."""
         wanted = self.baseline == "twin" or (self.baseline == "auto" and not self.pathwise_share)
         return wanted and self.advantage == "difference"
+
+    @property
+    def rollouts(self) -> float:
+        """How often a group is drawn on average: by the policy, by its twin, and every fifth by the base."""
+        return 1 + self.draws_twins + (1 / PAIR_EVERY if self.lagrange_rate else 0)
 
     @property
     def pathwise_share(self) -> float:

@@ -102,12 +102,11 @@ def estimate(config: TrainConfig, device: str | None = None) -> Estimate:
     known = constants()[kind][wanted]
     images = config.group_size
     forwards = unet_forwards(config)
-    drawn = 1 + config.draws_twins
     per_forward = known["forward_seconds"] * (_thread_factor(config, known) if wanted == "cpu" else 1.0)
     per_image = forwards.rollout * per_forward + known["decode_seconds"] + known["reward_seconds"]
     own = known["policy_seconds"].get(config.mode, 0.0) * config.ppo_epochs * (1 + config.replay_groups)  # of one pass over one group; a plug-in's is not known
     update = (forwards.update * known["replay_factor"] + forwards.beside) * per_forward + own
-    episode = images * (drawn * per_image + update) + known["episode_seconds"]
+    episode = images * (config.rollouts * per_image + update) + known["episode_seconds"]
     every = SAMPLE_IMAGES * per_image / config.sample_every + known["checkpoint_seconds"] / config.save_every
     every += config.probe_images * per_image / config.probe_every if config.probe_every else 0.0
     startup = known["startup_seconds"] + (images + SAMPLE_IMAGES) * per_image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from backend.config import TrainConfig
@@ -56,7 +57,7 @@ class Limits:
             parts = {"eval_images": evaluated_images(config), "probe_images": probed_images(config), "sample_every": sampled_images(config)}
             said = f"{measuring} images for probes, samples and the evaluation: this server allows at most {most_images}"
             raise InputError(f"{said}; lower eval_images or probe_images, or raise probe_every or sample_every", field=max(parts, key=parts.__getitem__))
-        steps, most = config.num_inference_steps * (images * (1 + config.draws_twins) + measuring), STEPS_AN_IMAGE * most_images
+        steps, most = math.ceil(config.num_inference_steps * (images * config.rollouts + measuring)), STEPS_AN_IMAGE * most_images
         if steps > most:
             raise InputError(f"{steps} denoising steps in all: this server allows at most {most}; lower num_inference_steps or episodes", field="num_inference_steps")
 

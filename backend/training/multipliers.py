@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.config import TrainConfig
+from backend.config.schema import PAIR_EVERY
 from backend.training.progress import Progress
 
 HELD = ("quality", "adherence")  # bonuses that are held at the base's level
-EVERY = 5  # episodes between two groups that the base draws too; one costs about a third of an episode
 HEAVIEST = 100.0  # what a weight may be
 
 
@@ -34,7 +34,7 @@ class Multipliers:
 
     def due(self, episode: int) -> bool:
         """Whether the base is to draw the group of this episode too."""
-        return self.config.lagrange_rate > 0 and episode % EVERY == 0
+        return self.config.lagrange_rate > 0 and episode % PAIR_EVERY == 0
 
     def apply(self, reward: Any, live: TrainConfig) -> dict[str, float]:
         """Set the weights of an episode; nothing is set before anything was learned.

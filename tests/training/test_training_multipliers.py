@@ -97,7 +97,7 @@ def test_stopped_anywhere_in_an_episode_that_the_base_draws_too_it_goes_on_exact
     config = small_config(episodes=7, lagrange_rate=1.0, probe_every=0, save_every=100)
     whole = finished(store, config)[0]
     reached = []
-    for question in range(46, 70, 2):
+    for question in range(54, 76, 2):
         run, state = finished(store, config, lambda run, at=question: StopAt(run, at))
         assert state == "stopped"
         reached.append(run.status().episode)
