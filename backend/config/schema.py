@@ -225,7 +225,7 @@ class TrainConfig(BaseModel):
         le=10,
     )
     lagrange_slack: float = setting(
-        0.05, "Reward weights", "Multipliers' slack", "Standard deviations by which quality and prompt relevance may lie below the base's before they gain weight.", ge=0, le=10
+        0.0, "Reward weights", "Multipliers' slack", "Standard deviations by which quality and prompt relevance may lie below the base's before they gain weight.", ge=0, le=10
     )
 
     # Curriculum
