@@ -63,7 +63,7 @@ def test_total_is_the_weighted_sum_of_the_components(renders, with_attributes, i
     call(function, images[0][:8], images[1][:8])
     function.set_weight("spatial_weight", 0.7)
     result = call(function, images[0][8:16], images[1][8:16])
-    weights = {"diversity": 1.0, "sequential": 0.1, "spatial": 0.7, "entropy": 0.05, "quality": 0.35, "adherence": 0.3}
+    weights = {"diversity": 1.0, "sequential": 0.1, "spatial": 0.7, "entropy": 0.05, "quality": 0.2, "adherence": 0.3}
     assert set(result.components) == set(result.raw_components) == set(weights)
     np.testing.assert_allclose(result.total, sum(w * result.components[k].double() for k, w in weights.items()), atol=1e-5)
 
