@@ -19,16 +19,13 @@ ENV_PREFIX = "CRATER_"
 PRESETS = "assets/presets"
 RENAMED = {"clip_range": "clip_range_nats", "num_episodes": "episodes", "training_mode": "mode", "reward_metric": "metric"}
 
-BEFORE_6 = {"lagrange_rate": 0.0}
-BEFORE_5 = {"vendi_weight": 0.02, "company": 0, **BEFORE_6}
-BEFORE_4 = {**BEFORE_5, "metric": "MMD", "vendi_weight": 0.1, "learning_rate": 1e-3, "lr_scheduler": "constant", "adam_eps": 1e-8}
+BEFORE_4 = {"metric": "MMD", "vendi_weight": 0.1, "learning_rate": 1e-3, "lr_scheduler": "constant", "adam_eps": 1e-8, "company": 0}
 # By schema: what its files left to defaults that were others then. A file that names no schema is a person's and takes today's.
 EARLIER_DEFAULTS: dict[int, dict[str, Any]] = {
     1: {"baseline": "prompt", "perturbation_scale": 0.1, "pathwise": 0.0, "window_start": 0, **BEFORE_4},
     2: {"baseline": "twin", "pathwise": 0.0, "window_start": 0, **BEFORE_4},
     3: {"pathwise": 0.95, **BEFORE_4},
-    4: BEFORE_5,
-    5: BEFORE_6,
+    4: {"vendi_weight": 0.02, "company": 0},
 }
 
 GONE = {"noise_frequencies": 0}  # settings that are no more, and the value at which they did nothing

@@ -11,7 +11,7 @@ from backend.config.catalogue import EXTRACTORS, METRICS, POLICIES
 from backend.config.ensemble import parse_ensemble
 from backend.config.setting import setting
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 5
 PAIR_EVERY = 5  # episodes between two groups that the base draws too, for the multipliers
 SMALLEST_SET = 3  # images of which a set metric can tell what one adds
 
@@ -200,10 +200,10 @@ class TrainConfig(BaseModel):
     adherence_weight: float = setting(0.0, "Reward weights", "Prompt relevance", "Bonus for crater attributes that match the prompt.", live=True, ge=0, le=100)
 
     lagrange_rate: float = setting(
-        1.0,
+        0.0,
         "Reward weights",
         "Multipliers' rate",
-        "By how much, every fifth episode, quality and prompt relevance gain weight for each standard deviation that they lie below the base's (Lagrange multipliers), and lose it again; 0 keeps the weights as they are set.",
+        "By how much, every fifth episode, quality and prompt relevance gain weight for each standard deviation that they lie below the base's (Lagrange multipliers), and lose it again; 0 keeps the weights as they are set, 1 holds both.",
         ge=0,
         le=10,
     )

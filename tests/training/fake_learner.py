@@ -169,7 +169,7 @@ def fake_build(step_seconds: float = 0.0, nan_from: tuple[int, ...] = (), keep: 
 SMALL = {
     "episodes": 12, "prompts_per_group": 2, "images_per_prompt": 2, "num_inference_steps": 6, "window_start": 0, "window_size": 2,
     "save_every": 4, "sample_every": 5, "probe_every": 5,
-    "probe_images": 3, "eval_images": 0, "learning_rate": 0.01, "lr_scheduler": "constant", "threads": 1, "lagrange_rate": 0.0,
+    "probe_images": 3, "eval_images": 0, "learning_rate": 0.01, "lr_scheduler": "constant", "threads": 1,
 }  # fmt: skip
 
 

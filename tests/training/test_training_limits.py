@@ -40,15 +40,16 @@ def test_what_a_run_draws_beside_its_training_is_capped_too():
     limits = Limits(max_images=1600)
     given = {"episodes": 100, "probe_every": 25}
     config = make_config(given)
-    limits.check_settings(config)  # 1600 images at 10 steps, a fifth of them by the base too, and 120 of probes, 198 of samples, 256 of the evaluation
+    limits.check_settings(config)  # 1600 images at 10 steps, and 120 of probes, 198 of samples, 256 of the evaluation
     assert (probed_images(config), sampled_images(config), measuring_images(config)) == (120, 198, 574)
     for values, field in [({"eval_images": 321}, "eval_images"), ({"probe_images": 213}, "probe_images"), ({"probe_every": 1, "probe_images": 13}, "probe_images"),
-                          ({"sample_every": 1, "eval_images": 141}, "sample_every"), ({"num_inference_steps": 26}, "num_inference_steps"),
+                          ({"sample_every": 1, "eval_images": 141}, "sample_every"), ({"num_inference_steps": 30}, "num_inference_steps"),
+                          ({"num_inference_steps": 26, "lagrange_rate": 1.0}, "num_inference_steps"),
                           ({"num_inference_steps": 1000, "episodes": 2}, "num_inference_steps")]:  # fmt: skip
         with pytest.raises(InputError, match="at most") as refused:
             limits.check_settings(make_config({**given, **values}))
         assert refused.value.field == field, values
-    for values in ({"eval_images": 320}, {"num_inference_steps": 25}, {"probe_every": 0, "probe_images": 4096}):
+    for values in ({"eval_images": 320}, {"num_inference_steps": 29}, {"num_inference_steps": 25, "lagrange_rate": 1.0}, {"probe_every": 0, "probe_images": 4096}):
         limits.check_settings(make_config({**given, **values}))
 
 

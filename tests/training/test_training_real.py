@@ -54,6 +54,14 @@ def test_a_real_run_records_its_diagnostics_and_its_pictures(tiny_pipeline, tmp_
     assert run.record["simulated_reference"] is True and len(run.record["reference_sha256"]) == 64
 
 
+def test_the_real_reward_and_agent_learn_what_must_not_be_lost(tiny_pipeline, tmp_path):
+    settings = config(tiny_pipeline, episodes=5, lagrange_rate=1.0, probe_every=0)
+    run = RunStore(tmp_path).create(settings)
+    assert train(settings, run) == "completed", run.status().error
+    found = json.loads((run.checkpoints()[-1].path / "trainer.json").read_text())["progress"]["multipliers"]
+    assert found.keys() == {"quality", "adherence"} and all(0 <= value < 10 for value in found.values())
+
+
 def test_prompts_of_any_length_are_trained_on_and_what_is_not_read_is_said(tiny_pipeline, tmp_path):
     (tmp_path / "prompts.txt").write_text("old mars craters\n" + "fresh mars craters on smooth plains " * 200)
     settings = config(tiny_pipeline, episodes=1, train_prompts=str(tmp_path / "prompts.txt"))

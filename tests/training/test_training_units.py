@@ -222,8 +222,8 @@ def test_costs_follow_the_baseline_and_the_epochs():
     base = alone.model_copy(update={"baseline": "auto"})
     both, one, longer = (cost.estimate(c, "cpu").seconds_per_episode for c in (base, alone, alone.model_copy(update={"ppo_epochs": 2})))
     assert one < both < 2 * one and both - one > (longer - one) / 2  # the twins are one more rollout of 40 forwards, an epoch is 16
-    still = cost.estimate(alone.model_copy(update={"lagrange_rate": 0.0}), "cpu").seconds_per_episode
-    assert both - one == pytest.approx(5 * (one - still)), "the base draws every fifth group too"
+    held = cost.estimate(alone.model_copy(update={"lagrange_rate": 1.0}), "cpu").seconds_per_episode
+    assert both - one == pytest.approx(5 * (held - one)), "the base draws every fifth group too"
 
 
 def test_an_evaluation_is_costed_by_all_the_sets_that_it_draws():
