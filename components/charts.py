@@ -122,7 +122,8 @@ CHARTS = (
     Chart(
         "weights",
         "What must not be lost weighs",
-        "Weights of realism and prompt relevance in the reward. They grow beyond the settings while the policy's images lie below the base's of the same prompts and seeds, and fall back after.",
+        "Weights of realism and prompt relevance in the reward. With a multipliers' rate they grow beyond the settings while the policy's images lie below the base's "
+        "of the same prompts and seeds, and fall back after.",
         "weight",
         (Trace("weight_quality", "realism", 2), Trace("weight_adherence", "prompt relevance", 3, "dot")),
         more=True,
